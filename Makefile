@@ -1,0 +1,47 @@
+# Needs Python 3.11, make and git. Everything else goes into .venv, once.
+# PYTHON=... names another interpreter for the environment.
+
+PYTHON ?= python3.11
+VENV := .venv
+READY := $(VENV)/.ready
+
+# DVC runs the stages' commands through a shell: they must find this environment's ferkd-pipeline.
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+export DVC_NO_ANALYTICS := 1
+
+.PHONY: help setup repro test lint types bench clean
+.DEFAULT_GOAL := help
+
+help: ## list the targets
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/'
+
+setup: $(READY) ## install into .venv with the tested versions
+
+$(READY): pyproject.toml constraints.txt
+	@echo "Installing into $(VENV) (once; PyTorch makes it a few minutes)" >&2
+	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
+		-c constraints.txt -e '.[dvc,dev]'
+	@touch $@
+
+repro: $(READY) ## run the whole pipeline on the embedded data, then print the result
+	@dvc repro
+	@ferkd-pipeline report --no-page
+
+test: $(READY) ## run all tests
+	@pytest
+
+lint: $(READY) ## style, formatting and who may import whom
+	@ruff check .
+	@ruff format --check .
+	@PYTHONPATH=. lint-imports
+
+types: $(READY) ## mypy, strict
+	@mypy
+
+bench: $(READY) ## side by side with the reference format and loader; prints ratios
+	@for benchmark in benchmarks/*.py; do python $$benchmark; done
+
+clean: ## delete what tools left; data, labels and models stay
+	@rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.* htmlcov dist
+	@find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -1,0 +1,63 @@
+"""`ferkd-pipeline init DIR --recipe NAME`: begin a project on the user's own images."""
+
+from pathlib import Path
+
+import click
+
+EPILOG = """
+\b
+Example:
+  ferkd-pipeline init flowers --recipe quick --images photos/train --val photos/val
+  cd flowers
+  dvc repro                    or, without DVC: ferkd-pipeline stage index, and so on
+
+Images lie in class folders: photos/train/rose/1.jpg. A val folder has folders of the same names.
+"""
+
+
+@click.command(epilog=EPILOG, short_help="Begin a project on your own images.")
+@click.argument("folder", metavar="DIR", type=click.Path(file_okay=False, path_type=Path))
+@click.option("--recipe", required=True, metavar="NAME", help="Recipe; --list shows them.")
+@click.option(
+    "--images",
+    type=click.Path(path_type=Path),
+    default=Path("data/train"),
+    show_default=True,
+    help="Folder with a folder of training images for each class.",
+)
+@click.option(
+    "--val",
+    type=click.Path(path_type=Path),
+    default=Path("data/val"),
+    show_default=True,
+    help="Folder with a folder of validation images for each class.",
+)
+@click.option("--force", is_flag=True, help="Write over a params.yaml and dvc.yaml in DIR.")
+@click.option(
+    "--list",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=lambda context, _, value: _list(context) if value else None,
+    help="List the recipes and exit.",
+)
+def init(folder: Path, recipe: str, images: Path, val: Path, force: bool) -> None:
+    """Write params.yaml and dvc.yaml into DIR, from a recipe, for your own class folders of images.
+
+    Relative folders are seen from here or else from DIR. Nothing is copied.
+    """
+    from ferkd_pipeline import scaffold
+
+    made = scaffold.create(folder, recipe, images, val, force=force)
+    click.echo(f"{folder}: wrote {', '.join(made.written)}")
+    for note in made.notes:
+        click.echo(f"Note: {note}", err=True)
+    click.echo(f"Next: cd {folder} && dvc repro")
+
+
+def _list(context: click.Context) -> None:
+    from ferkd_pipeline import recipes
+
+    for name in recipes.names():
+        click.echo(f"{name:<24}{recipes.summary(name)}")
+    context.exit()

@@ -1,0 +1,115 @@
+"""`ferkd-pipeline stage NAME`: run a stage, all of it or some of its shards."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ferkd_pipeline import stage_table
+from ferkd_pipeline.commands.options import json_option, params_option, print_json, warn
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ferkd_pipeline.engine import ShardOutcome, ShardPlan
+
+EPILOG = (
+    "\b\nStages, in the order of the data's way (* works shard by shard):\n"
+    + "\n".join(
+        f"  {info.name + ('*' if info.sharded else ''):<11}{info.summary}"
+        for info in stage_table.STAGES
+    )
+    + """
+
+\b
+Examples:
+  ferkd-pipeline stage sample                all shards; what is complete is skipped
+  ferkd-pipeline stage infer --dry-run       list each shard: skip or run, and why
+  ferkd-pipeline stage infer --shard 3       one shard, say after it was lost
+  ferkd-pipeline stage infer --shard auto    the shards of this Slurm, Kubernetes or torchrun task
+"""
+)
+
+
+@click.command(epilog=EPILOG, short_help="Run a stage, or some of its shards.")
+@click.argument("name", metavar="NAME", type=click.Choice(stage_table.STAGE_NAMES))
+@click.option(
+    "--shard",
+    "wanted",
+    multiple=True,
+    metavar="N|auto",
+    help="Only this shard; may be given several times. auto: task i of n of a cluster takes the "
+    "shards s with s % n = i.",
+)
+@params_option
+@click.option("--dry-run", is_flag=True, help="Only list each shard: skip or run, and why.")
+@click.option("--force", is_flag=True, help="Run also what is complete.")
+@json_option
+def stage(
+    name: str,
+    wanted: tuple[str, ...],
+    params_path: Path,
+    dry_run: bool,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Run one stage. What is complete and still fits its inputs and parameters is skipped.
+
+    Killed at any moment, the same command goes on where it stopped.
+    """
+    from ferkd_pipeline import params, progress, shards
+
+    values = params.load(params_path)
+    chosen = shards.choose(stage_table.find(name), wanted, values.store.num_shards)
+
+    # Only now: wrong parameters need not wait for numpy and pyarrow.
+    from ferkd_pipeline import engine
+
+    if dry_run:
+        _show_plan(name, engine.plan_stage(values, name, chosen, force=force), as_json)
+        return
+    with progress.watched() as watch:
+        outcomes = engine.run_stage(values, name, chosen, progress=watch, force=force)
+    _show_outcomes(name, outcomes, as_json)
+
+
+def _show_plan(name: str, plans: Sequence[ShardPlan], as_json: bool) -> None:
+    if as_json:
+        print_json({"stage": name, "shards": [dataclasses.asdict(plan) for plan in plans]})
+        return
+    for plan in plans:
+        click.echo(f"{_label(name, plan.shard)}: {plan.action}: {plan.why}")
+
+
+def _show_outcomes(name: str, outcomes: Sequence[ShardOutcome], as_json: bool) -> None:
+    for outcome in outcomes:
+        for warning in outcome.report.warnings if outcome.report else ():
+            warn(f"{_label(name, outcome.shard)}: {warning}")
+    if as_json:
+        shards = [dataclasses.asdict(outcome) for outcome in outcomes]
+        print_json({"stage": name, "shards": shards})
+        return
+    for outcome in outcomes:
+        for line in outcome.report.lines if outcome.report else ():
+            click.echo(f"{_label(name, outcome.shard)}: {line}")
+    click.echo(_summary(name, outcomes))
+
+
+def _summary(name: str, outcomes: Sequence[ShardOutcome]) -> str:
+    num_run = sum(outcome.action == "run" for outcome in outcomes)
+    if not outcomes:
+        return f"{name}: no shard falls to this task"
+    if not num_run:
+        return f"{name}: complete already, nothing to do"
+    if outcomes[0].shard is None:
+        return f"{name}: done"
+    skipped = len(outcomes) - num_run
+    kept = f", {skipped} complete already" if skipped else ""
+    return f"{name}: {num_run} {'shard' if num_run == 1 else 'shards'} done{kept}"
+
+
+def _label(name: str, shard: int | None) -> str:
+    return name if shard is None else f"{name} shard {shard}"

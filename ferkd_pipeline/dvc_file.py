@@ -1,0 +1,145 @@
+"""dvc.yaml, made from the table of stages: one DVC stage an arrow of the data's way.
+
+The dvc.yaml of this repository is written by hand, with comments; a test holds it to what is made
+here. `init` writes one for the user's own data.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import pydantic
+
+from ferkd_pipeline.stage_table import StageInfo
+
+CODE_SHARED = ("stages/shared", "store")
+"""Code that every stage runs, besides its own package."""
+
+PLOTS: Mapping[str, dict[str, Any]] = {
+    "metrics/teacher/curve.csv": {"x": "step", "y": "top1", "title": "Teacher: top-1 on val"},
+    "metrics/train/curve.csv": {"x": "step", "y": "top1", "title": "Student: top-1 on val"},
+    "metrics/evaluate/classes.csv": {
+        "template": "bar_horizontal",
+        "x": "top1",
+        "y": "class",
+        "title": "Student: top-1 by class",
+    },
+    "metrics/compare/curves.csv": {
+        "x": "step",
+        "y": "top1",
+        "template": "scatter",
+        "title": "Every student of the comparison: top-1 on val",
+    },
+    "metrics/compare/curves_mean.csv": {
+        "template": "arms",
+        "x": "step",
+        "y": "top1_mean",
+        "title": "Ground truth against stored labels: mean top-1 on val, one deviation either way",
+    },
+    "metrics/report/max_prob.csv": {
+        "template": "bar_horizontal",
+        "x": "share",
+        "y": "max_prob",
+        "title": "How sure the teacher is: crops by maximum probability",
+    },
+}
+"""How `dvc plots show` draws each CSV file. `arms` is a template of ours, in .dvc/plots."""
+
+REPORT = (
+    "metrics/report/report.html",
+    "metrics/report/summary.json",
+    "metrics/report/max_prob.csv",
+)
+METRICS = "metrics/report/summary.json"
+"""What `dvc metrics show` prints: the few numbers that matter, in one row."""
+
+
+def stages(
+    table: Iterable[StageInfo],
+    *,
+    root: str = "labels",
+    with_code: bool = False,
+    images: Mapping[str, list[str]] | None = None,
+) -> dict[str, Any]:
+    """Return the `stages` mapping of a dvc.yaml for these stages, and the report at the end.
+
+    Args:
+        table: the stages that take part; what one reads and no other writes is left out.
+        root: folder of the label store.
+        with_code: whether the code lies in this repository, so that an edit must count.
+        images: for a stage's name, the image folders that it depends on.
+    """
+    table = list(table)
+    made = {path for info in table for path in info.writes}
+    found = {
+        info.name: _stage(info, made, root, with_code, (images or {}).get(info.name, []))
+        for info in table
+    }
+    found["report"] = _report(made, root, with_code)
+    return found
+
+
+def image_folders(sections: Mapping[str, pydantic.BaseModel]) -> dict[str, list[str]]:
+    """Return the image folders that params.yaml names, by the stage that reads them."""
+    raw = {name: section.model_dump(mode="json") for name, section in sections.items()}
+
+    def named(stage: str, *keys: str) -> list[Any]:
+        return [raw[stage][key] for key in keys if stage in raw and raw[stage][key] is not None]
+
+    found = {
+        "index": named("index", "images"),
+        "teacher": named("teacher", "evaluation"),
+        "train": named("train", "evaluation"),
+        "evaluate": [folder for sets in named("evaluate", "sets") for folder in sets.values()],
+        "compare": named("compare", "val", "test"),
+    }
+    return {stage: list(dict.fromkeys(folders)) for stage, folders in found.items() if folders}
+
+
+def _report(made: set[str], root: str, with_code: bool) -> dict[str, Any]:
+    reads = [path for path in sorted(made) if path.startswith("metrics/")]
+    reads += [path for path in ("labels/soft", "labels/calibrated") if path in made]
+    entry: dict[str, Any] = {
+        "desc": "gather the results in one page",
+        "cmd": "ferkd-pipeline report --quiet",
+        "deps": [
+            *(["ferkd_pipeline/report"] if with_code else []),
+            *(_below(root, path) for path in reads),
+        ],
+    }
+    for path in REPORT:
+        kind, value = _output(path, root)
+        entry.setdefault(kind, []).append(value)
+    return entry
+
+
+def _stage(
+    info: StageInfo, made: set[str], root: str, with_code: bool, images: list[str]
+) -> dict[str, Any]:
+    code = [info.module.replace(".", "/"), *CODE_SHARED] if with_code else []
+    reads = [_below(root, path) for path in info.reads if path in made]
+    entry: dict[str, Any] = {
+        "desc": info.summary,
+        "cmd": f"ferkd-pipeline stage {info.name}",
+        "params": list(info.sections),
+    }
+    if deps := [*code, *images, *reads]:
+        entry["deps"] = deps
+    for path in info.writes:
+        kind, value = _output(path, root)
+        entry.setdefault(kind, []).append(value)
+    return entry
+
+
+def _output(path: str, root: str) -> tuple[str, Any]:
+    if path in PLOTS:
+        return "plots", {path: {"cache": False, **PLOTS[path]}}
+    if path.startswith("metrics/"):
+        return "metrics" if path == METRICS else "outs", {path: {"cache": False}}
+    if path == "labels/predictions":
+        # DVC deletes other outputs before a run; these cost GPU days, and infer keeps what fits.
+        return "outs", {_below(root, path): {"persist": True}}
+    return "outs", _below(root, path)
+
+
+def _below(root: str, path: str) -> str:
+    return root + path.removeprefix("labels") if path.startswith("labels/") else path

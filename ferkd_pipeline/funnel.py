@@ -1,0 +1,47 @@
+"""Every command runs through here: what goes wrong becomes one line and an exit code."""
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+import click
+
+from ferkd_pipeline import exit_codes
+from ferkd_pipeline.commands.root import root
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run a command and return its exit code; a traceback is shown only with `--debug`.
+
+    `--debug` is taken from anywhere on the line, since people add it at the end of a failed one.
+    """
+    debug = "--debug" in arguments
+    plain = [argument for argument in arguments if argument != "--debug"]
+    try:
+        result = root.main(plain, prog_name="ferkd-pipeline", standalone_mode=False)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader, such as `head`, has seen enough. Python would complain again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (Exception, KeyboardInterrupt) as error:
+        if debug:
+            traceback.print_exc()
+        _tell(error)
+        return exit_codes.exit_code(error)
+    # click returns the code of --help and of ctx.exit(), and else what the command returned.
+    return result if isinstance(result, int) else 0
+
+
+def _tell(error: BaseException) -> None:
+    if isinstance(error, click.UsageError) and error.ctx is not None:
+        click.echo(error.ctx.get_usage(), err=True)
+    coloured = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
+    prefix = click.style("Error:", fg="red") if coloured else "Error:"
+    for line in exit_codes.message(error).splitlines() or [""]:
+        click.echo(f"{prefix} {line}", err=True)
+    if isinstance(error, click.UsageError) and error.ctx is not None:
+        click.echo(f"Help: {error.ctx.command_path} --help", err=True)
+    if not exit_codes.is_expected(error):
+        click.echo("Unexpected; run the same command with --debug to see where.", err=True)

@@ -1,0 +1,144 @@
+"""What pydantic found wrong, said in one line a problem: key = value: what is allowed."""
+
+import difflib
+import json
+import types
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Annotated, Any, Union, get_args, get_origin
+
+import pydantic
+from pydantic_core import ErrorDetails
+
+_MAX_SHOWN = 60  # characters of a value
+
+
+def unknown_sections(raw: Mapping[str, object], known: tuple[str, ...]) -> list[str]:
+    """Return a line for each section that no stage owns."""
+    return [f"{name}: unknown section; {_hint(name, known)}" for name in raw if name not in known]
+
+
+def lines(
+    error: pydantic.ValidationError, section: str, value: object, model: type[pydantic.BaseModel]
+) -> list[str]:
+    """Return a line for each problem of a section whose text was `value`."""
+    found = [_line(detail, section, value, model) for detail in error.errors(include_url=False)]
+    return list(dict.fromkeys(found))
+
+
+def _line(
+    detail: ErrorDetails, section: str, value: object, model: type[pydantic.BaseModel]
+) -> str:
+    place = _place(detail, value)
+    key = _dotted(section, place)
+    if detail["type"] == "extra_forbidden":
+        known = sorted(_fields(model, place[:-1]))
+        return f"{key}: unknown key; {_hint(str(place[-1]), known)}"
+    if detail["type"] == "missing":
+        return f"{key}: missing, and it has no default"
+    if detail["type"] == "value_error" and isinstance(detail["input"], dict):
+        return f"{key}: {_allowed(detail)}"  # about several keys together: the message names them
+    return f"{key} = {_shown(detail['input'])}: {_allowed(detail)}"
+
+
+def _place(detail: ErrorDetails, value: Any) -> list[str | int]:
+    """Keep of pydantic's location what stands in the file: it also names members of unions."""
+    place: list[str | int] = []
+    last = len(detail["loc"]) - 1
+    for depth, step in enumerate(detail["loc"]):
+        if _holds(value, step):
+            value = value[step]
+        elif not (depth == last and detail["type"] == "missing"):
+            continue
+        place.append(step)
+    return place
+
+
+def _holds(value: object, step: str | int) -> bool:
+    if isinstance(value, list):
+        return isinstance(step, int) and step < len(value)
+    return isinstance(value, dict) and step in value
+
+
+def _dotted(section: str, place: Iterable[str | int]) -> str:
+    steps = (f"[{step}]" if isinstance(step, int) else f".{step}" for step in place)
+    return section + "".join(steps)
+
+
+def _shown(value: object) -> str:
+    try:
+        text = json.dumps(value, ensure_ascii=False)
+    except (TypeError, ValueError):
+        text = str(value)
+    return text if len(text) <= _MAX_SHOWN else text[: _MAX_SHOWN - 3] + "..."
+
+
+def _hint(name: str, known: Iterable[str]) -> str:
+    known = list(known)
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {close[0]}?" if close else f"allowed: {', '.join(known) or 'none'}"
+
+
+_SENTENCES = {
+    "greater_than_equal": "must be at least {ge}",
+    "greater_than": "must be more than {gt}",
+    "less_than_equal": "must be at most {le}",
+    "less_than": "must be less than {lt}",
+    "literal_error": "must be {expected}",
+    "enum": "must be {expected}",
+    "too_short": "must have at least {min_length} values",
+    "too_long": "must have at most {max_length} values",
+    "string_too_short": "must have at least {min_length} characters",
+    "finite_number": "must be a finite number",
+    "dict_type": "must be a mapping of keys",
+    "model_type": "must be a mapping of keys",
+    "model_attributes_type": "must be a mapping of keys",
+    "list_type": "must be a list",
+    "tuple_type": "must be a list",
+    "string_type": "must be text",
+    "path_type": "must be a path",
+    "union_tag_invalid": "must name one of {expected_tags} in {discriminator}",
+    "union_tag_not_found": "must have the key {discriminator}",
+}
+_WHOLE = ("int_type", "int_parsing", "int_from_float", "int_parsing_size")
+_SENTENCES |= dict.fromkeys(_WHOLE, "must be a whole number")
+_SENTENCES |= dict.fromkeys(("float_type", "float_parsing"), "must be a number")
+_SENTENCES |= dict.fromkeys(("bool_type", "bool_parsing"), "must be true or false")
+
+
+def _allowed(detail: ErrorDetails) -> str:
+    context = detail.get("ctx", {})
+    if detail["type"] == "value_error":
+        return str(context["error"])
+    sentence = _SENTENCES.get(detail["type"])
+    if sentence is None:
+        message = detail["msg"]
+        return message[:1].lower() + message[1:]
+    spelled = {
+        key: f"{item:g}" if isinstance(item, float) else item for key, item in context.items()
+    }
+    return sentence.format(**spelled)
+
+
+def _fields(model: type[pydantic.BaseModel], place: Iterable[str | int]) -> set[str]:
+    """Return the keys that may stand at `place` below a model."""
+    models = {model}
+    for step in place:
+        owners = list(models)
+        models = set()
+        for owner in owners:
+            if isinstance(step, str) and step in owner.model_fields:
+                models |= set(_models(owner.model_fields[step].annotation))
+            elif issubclass(owner, pydantic.RootModel):
+                models |= set(_models(owner.model_fields["root"].annotation))
+            else:
+                models.add(owner)  # an index into a list of this model
+    return {name for owner in models for name in owner.model_fields if name != "root"}
+
+
+def _models(annotation: Any) -> Iterator[type[pydantic.BaseModel]]:
+    """Yield the models in an annotation, such as both of `list[A | B]`."""
+    if isinstance(annotation, type) and issubclass(annotation, pydantic.BaseModel):
+        yield annotation
+    elif get_origin(annotation) in (Annotated, Union, types.UnionType, list, tuple, dict):
+        for argument in get_args(annotation):
+            yield from _models(argument)

@@ -1,0 +1,32 @@
+"""The report on the terminal: results, so stdout."""
+
+from rich import box
+from rich.console import Console
+from rich.table import Table as RichTable
+
+from ferkd_pipeline.report.gather import Results
+from ferkd_pipeline.report.tables import Table, tables
+
+
+def show(results: Results, console: Console | None = None) -> None:
+    """Print every table for which there are results."""
+    console = console or Console()
+    if results.is_empty:
+        console.print("Nothing to report: no stage has run here.")
+        return
+    for table in tables(results):
+        console.print(_rich(table))
+        for note in table.notes:
+            console.print(note, style="dim", markup=False, highlight=False)
+        console.print()
+
+
+def _rich(table: Table) -> RichTable:
+    shown = RichTable(
+        title=table.title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD
+    )
+    for number, heading in enumerate(table.header):
+        shown.add_column(heading, justify="left" if number == 0 else "right", overflow="fold")
+    for row in table.rows:
+        shown.add_row(*row)
+    return shown

@@ -1,0 +1,241 @@
+"""The stages that run as a whole: their typed inputs, and whether what they wrote still fits.
+
+A mark below ``.ferkd/`` remembers, for each stage, the key of what it read and the SHA-256 of what
+it wrote. Losing a mark costs one more run and nothing else.
+"""
+
+import importlib
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ferkd_pipeline.params import Params
+from stages.shared.contract import Json, Progress, Report, keyed_params
+from store import images, lock
+from store.atomic import write_bytes
+from store.digest import canonical_json, sha256_file, sha256_json
+from store.errors import DataError
+from store.images import ImageTable
+from store.layout import Layout
+from store.view_build import ViewPlan, plan_view
+
+MODELS = Path("models")
+METRICS = Path("metrics")
+DIGITS = Path("data/digits")
+
+
+@dataclass(frozen=True, slots=True)
+class _Whole:
+    """One run of a whole stage, ready to be looked at or started."""
+
+    fingerprint: Json
+    """Digests of everything it reads; None where only running tells (index)."""
+    writes: tuple[Path, ...]
+    run: Callable[[Progress], Report]
+
+
+def images_folder(params: Params) -> Path:
+    """Folder of the training images."""
+    config: Any = params.section("index")
+    return Path(config.images)
+
+
+def why_incomplete(params: Params, name: str) -> str | None:
+    """None where the stage's results are those of its parameters and inputs, else the reason."""
+    whole = _prepare(params, name)
+    if whole.fingerprint is None:
+        return "it looks at every image anew"
+    try:
+        mark = json.loads(_mark(params, name).read_bytes())
+    except (OSError, ValueError):
+        return "not made yet"
+    if mark.get("key") != _key(params, name, whole):
+        return "parameters or inputs changed"
+    if mark.get("files") != _written(whole):
+        return "its results are missing or were changed"
+    return None
+
+
+def run(params: Params, name: str, progress: Progress) -> Report:
+    """Run the stage and remember what it wrote.
+
+    Raises:
+        RetryError: another process runs the same stage.
+        FerkdError: see the stage.
+    """
+    with lock.hold(_layout(params).work / "locks" / f"{name}.lock"):
+        whole = _prepare(params, name)
+        _mark(params, name).unlink(missing_ok=True)
+        report = whole.run(progress)
+        mark = {"key": _key(params, name, whole), "files": _written(whole)}
+        write_bytes(_mark(params, name), canonical_json(mark))
+    return report
+
+
+def _layout(params: Params) -> Layout:
+    return Layout.beside(params.store.root)
+
+
+def _mark(params: Params, name: str) -> Path:
+    return _layout(params).work / "done" / f"{name}.json"
+
+
+def _key(params: Params, name: str, whole: _Whole) -> str:
+    module = importlib.import_module(f"stages.{name}.run")
+    lineage = {
+        "revision": module.REVISION,
+        "params": keyed_params(params.section(name)),
+        "inputs": whole.fingerprint,
+    }
+    return sha256_json({"stage": name, **lineage})
+
+
+def _written(whole: _Whole) -> dict[str, str]:
+    return {
+        path.as_posix(): sha256_file(path) for top in whole.writes for path in _files_below(top)
+    }
+
+
+def _files_below(top: Path) -> Iterator[Path]:
+    if top.is_file():
+        yield top
+    elif top.is_dir():
+        yield from (path for path in sorted(top.rglob("*")) if path.is_file())
+
+
+def _fingerprint(folder: Path | None) -> Json:
+    """Names, sizes and times of the files below a folder: enough to notice that they changed."""
+    if folder is None:
+        return None
+    if not folder.exists():
+        raise DataError(f"{folder} does not exist; see params.yaml")
+    found = [(os.fspath(path), path.stat()) for path in _files_below(folder)]
+    return sha256_json([[name, stat.st_size, stat.st_mtime_ns] for name, stat in found])
+
+
+def _optional(path: str | None) -> Path | None:
+    return None if path is None else Path(path)
+
+
+def _shown(table: ImageTable) -> str:
+    return table.digest(0, "paths", "class_ids", "content_hashes")
+
+
+def _prepare(params: Params, name: str) -> _Whole:
+    prepare = {
+        "digits": _digits,
+        "index": _index,
+        "teacher": _teacher,
+        "train": _train,
+        "evaluate": _evaluate,
+        "compare": _compare,
+    }[name]
+    return prepare(params)
+
+
+def _digits(params: Params) -> _Whole:
+    from stages.digits import run as stage
+    from stages.digits.config import Config
+
+    config = params.typed("digits", Config)
+    return _Whole("none", (DIGITS,), lambda progress: stage.run(config, DIGITS, progress))
+
+
+def _index(params: Params) -> _Whole:
+    from stages.index import run as stage
+    from stages.index.config import Config
+
+    config = params.typed("index", Config)
+    layout = _layout(params)
+    inputs = stage.Inputs(images_folder(params))
+    return _Whole(None, (), lambda progress: stage.run(config, inputs, layout, progress))
+
+
+def _teacher(params: Params) -> _Whole:
+    from stages.teacher import run as stage
+    from stages.teacher.config import Config
+
+    config = params.typed("teacher", Config)
+    table = images.load(_layout(params))
+    evaluation = _optional(config.evaluation)
+    inputs = stage.Inputs(table, images_folder(params), evaluation)
+    outputs = stage.Outputs(MODELS / "teacher", METRICS / "teacher")
+    return _Whole(
+        {"images": _shown(table), "evaluation": _fingerprint(evaluation)},
+        (outputs.model, outputs.metrics),
+        lambda progress: stage.run(config, inputs, outputs, progress),
+    )
+
+
+def _view(params: Params, calibration: str | None) -> ViewPlan:
+    layout, num_shards = _layout(params), params.store.num_shards
+    return plan_view(layout, num_shards, images_folder(params), calibration)
+
+
+def _train(params: Params) -> _Whole:
+    from stages.train import run as stage
+    from stages.train.config import Config
+
+    config = params.typed("train", Config)
+    plan = _view(params, config.calibration)
+    evaluation = _optional(config.evaluation)
+    outputs = stage.Outputs(MODELS / "student", METRICS / "train")
+
+    def start(progress: Progress) -> Report:
+        inputs = stage.Inputs(plan.open(), plan.table.class_names, evaluation)
+        return stage.run(config, inputs, outputs, progress)
+
+    fingerprint: Json = {"view": plan.meta.digest, "evaluation": _fingerprint(evaluation)}
+    return _Whole(fingerprint, (outputs.model, outputs.metrics), start)
+
+
+def _evaluate(params: Params) -> _Whole:
+    from stages.evaluate import run as stage
+    from stages.evaluate.config import Config
+
+    config = params.typed("evaluate", Config)
+    model, output = MODELS / "student", METRICS / "evaluate"
+    sets = {name: Path(folder) for name, folder in config.sets.items()}
+    inputs = stage.Inputs(model, sets)
+    fingerprint: Json = {
+        "model": {path.name: sha256_file(path) for path in _files_below(model)},
+        "sets": {name: _fingerprint(folder) for name, folder in sets.items()},
+    }
+    return _Whole(
+        fingerprint, (output,), lambda progress: stage.run(config, inputs, output, progress)
+    )
+
+
+def _compare(params: Params) -> _Whole:
+    from stages.compare import run as stage
+    from stages.compare.config import STORE, TRUTH, Config
+    from stages.train.config import Config as TrainConfig
+
+    config = params.typed("compare", Config)
+    student = params.typed("train", TrainConfig)
+    calibrations = [arm for arm in config.arms if arm not in (TRUTH, STORE)]
+    plans = {STORE: _view(params, None), **{arm: _view(params, arm) for arm in calibrations}}
+    val, test, output = Path(config.val), _optional(config.test), METRICS / "compare"
+    teacher = MODELS / "teacher"
+
+    def start(progress: Progress) -> Report:
+        inputs = stage.Inputs(
+            views={arm: plan.open() for arm, plan in plans.items()},
+            class_names=plans[STORE].table.class_names,
+            student=student,
+            val=val,
+            test=test,
+            teacher=teacher if teacher.exists() else None,
+        )
+        return stage.run(config, inputs, output, progress)
+
+    fingerprint: Json = {
+        "views": {arm: plan.meta.digest for arm, plan in plans.items()},
+        "student": keyed_params(student),
+        "val": _fingerprint(val),
+        "test": _fingerprint(test),
+    }
+    return _Whole(fingerprint, (output,), start)

@@ -1,0 +1,1 @@
+"""Decide for every crop: drop it, keep its label, or mix the label with the ground truth."""

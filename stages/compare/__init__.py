@@ -1,0 +1,1 @@
+"""Compare students: ground truth alone, stored labels, calibrations; seeds, curves, times."""

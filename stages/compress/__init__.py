@@ -1,0 +1,1 @@
+"""Turn predictions into stored soft labels of one kind."""

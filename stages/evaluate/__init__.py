@@ -1,0 +1,1 @@
+"""Measure a trained network on named sets of images."""

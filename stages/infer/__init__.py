@@ -1,0 +1,1 @@
+"""Run the teacher on every crop, once, and keep what it said before any compression."""

@@ -1,0 +1,109 @@
+"""What is kept of a teacher's output, as tensors and arrays.
+
+Shapes: B crops of a forward, C classes, R ranked classes, T temperatures, N images, M crops.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import xxhash
+from numpy.typing import NDArray
+from torch import Tensor
+
+from stages.infer.config import Config
+from store.arrays import ArraySpec, class_dtype, reject_value
+from store.images import ImageTable
+
+Arrays = dict[str, NDArray[Any]]
+
+_FLOAT16_LOWEST = -65504.0
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """Which arrays a predictions part has, and their types."""
+
+    num_crops: int
+    num_classes: int
+    num_ranked: int
+    """R, places of ``topk_class``; fewer than asked for where there are fewer classes."""
+    is_dense: bool
+    """Whether ``logp`` holds every class, instead of ``topk_logp`` the first R."""
+    temperatures: tuple[float, ...]
+
+    @classmethod
+    def of(cls, config: Config, num_crops: int, num_classes: int) -> "Kept":
+        """Resolve ``keep: auto``."""
+        dense = config.keep == "dense" or (
+            config.keep == "auto" and num_classes <= 2 * config.top_r
+        )
+        ranked = min(config.top_r, num_classes)
+        return cls(num_crops, num_classes, ranked, dense, config.temperatures)
+
+    def specs(self) -> dict[str, ArraySpec]:
+        """Arrays of the part by name; the first axis of each is the images."""
+        crops = self.num_crops
+        width, axis = (self.num_classes, "class") if self.is_dense else (self.num_ranked, "rank")
+        classes = class_dtype(self.num_classes)
+        return {
+            "image_id": ArraySpec("int32"),
+            "crop_key": ArraySpec("uint64", (crops,), ("crop",)),
+            "topk_class": ArraySpec(classes, (crops, self.num_ranked), ("crop", "rank")),
+            self.logp_name: ArraySpec("float16", (crops, width), ("crop", axis)),
+            "target_logp": ArraySpec("float16", (crops,), ("crop",)),
+            "logsumexp": ArraySpec(
+                "float32", (crops, len(self.temperatures)), ("crop", "temperature")
+            ),
+        }
+
+    @property
+    def logp_name(self) -> str:
+        """``logp`` or ``topk_logp``."""
+        return "logp" if self.is_dense else "topk_logp"
+
+    def rejected(self, num_images: int) -> Arrays:
+        """Rows of images that could not be used, to be overwritten by the others."""
+        return {
+            name: np.full((num_images, *spec.trailing), reject_value(spec.dtype), spec.dtype)
+            for name, spec in self.specs().items()
+        }
+
+
+def summarise(kept: Kept, logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
+    """What is kept of ``logits`` (B, C) of crops whose ground truth is ``targets`` (B,).
+
+    ``logp`` is z - logsumexp(z) in float32, rounded to float16; ``logsumexp`` is that of z / T for
+    each temperature. Classes are ranked by the unrounded logit, ties by the lower class id.
+    """
+    z = logits.float()
+    logsumexp = torch.stack([torch.logsumexp(z / t, dim=1) for t in kept.temperatures], dim=1)
+    one = kept.temperatures.index(1.0)
+    logp = (z - logsumexp[:, one : one + 1]).clamp(_FLOAT16_LOWEST, 0.0)
+    order = torch.sort(z, dim=1, descending=True, stable=True).indices[:, : kept.num_ranked]
+    return {
+        "topk_class": order,
+        kept.logp_name: (logp if kept.is_dense else logp.gather(1, order)).half(),
+        "target_logp": logp.gather(1, targets[:, None])[:, 0].half(),
+        "logsumexp": logsumexp,
+    }
+
+
+def crop_keys(
+    images: ImageTable, boxes: NDArray[np.int32], flips: NDArray[np.bool_]
+) -> NDArray[np.uint64]:
+    """Name of each crop by what it shows: path, bytes of the file, class, box and flip; (N, M).
+
+    A row of an earlier part with the same name holds the same prediction of the same teacher.
+    """
+    num_images, num_crops = flips.shape
+    packed = np.concatenate([boxes, flips[..., None].astype(np.int32)], axis=2).astype("<i4")
+    rows = packed.reshape(-1, 5).tobytes()
+    keys = np.empty(num_images * num_crops, np.uint64)
+    for i in range(num_images):
+        name = f"{images.paths[i]}\0{images.content_hashes[i]}\0{images.class_ids[i]}"
+        seed = xxhash.xxh3_64_intdigest(name.encode())
+        for row in range(i * num_crops, (i + 1) * num_crops):
+            keys[row] = xxhash.xxh3_64_intdigest(rows[row * 20 : row * 20 + 20], seed)
+    return keys.reshape(num_images, num_crops)

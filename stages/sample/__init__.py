@@ -1,0 +1,1 @@
+"""Draw the crops of every image: boxes and flips, from a seed."""

@@ -1,0 +1,41 @@
+"""Parameters of the stage sample."""
+
+from typing import ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Range = tuple[float, float]
+
+
+class Config(BaseModel):
+    """How the crops of every image are drawn."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    NOT_KEYED: ClassVar[frozenset[str]] = frozenset()
+
+    seed: int = Field(0, ge=0, lt=2**63)
+    """Seed of boxes and flips."""
+    num_crops: int = Field(200, ge=1, le=32767)
+    """M, crops an image. Raising it keeps the crops that exist."""
+    kind: Literal["random_resized_crop", "random_crop"] = "random_resized_crop"
+    """Random area and ratio, resized to the model's size; or a fixed size out of a padded image."""
+    scale: Range = (0.08, 1.0)
+    """random_resized_crop: smallest and largest area, as a share of the image's."""
+    ratio: Range = (3 / 4, 4 / 3)
+    """random_resized_crop: smallest and largest width / height."""
+    size: int | None = Field(None, ge=1, le=16384)
+    """random_crop: side of the crop, pixels."""
+    padding: int = Field(0, ge=0, le=16384)
+    """random_crop: pixels of black around the image; boxes may leave the image."""
+    flip: float = Field(0.5, ge=0, le=1)
+    """Probability that a crop is mirrored."""
+
+    @model_validator(mode="after")
+    def _ranges(self) -> "Config":
+        if not 0 < self.scale[0] <= self.scale[1] <= 1:
+            raise ValueError(f"scale must satisfy 0 < min <= max <= 1, not {list(self.scale)}")
+        if not 0 < self.ratio[0] <= self.ratio[1]:
+            raise ValueError(f"ratio must satisfy 0 < min <= max, not {list(self.ratio)}")
+        if self.kind == "random_crop" and self.size is None:
+            raise ValueError("kind random_crop needs size")
+        return self

@@ -1,0 +1,44 @@
+"""Drawing crops, as arrays. N images, M crops an image."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stages.sample.config import Config
+from store.random import CropPlan, draw_boxes, draw_flips, path_hashes
+
+Columns = dict[str, NDArray[Any]]
+
+
+def crop_plan(config: Config) -> CropPlan:
+    """The distribution that boxes are drawn from."""
+    if config.kind == "random_crop":
+        assert config.size is not None
+        return CropPlan("random_crop", size=config.size, padding=config.padding)
+    return CropPlan("random_resized_crop", scale=config.scale, ratio=config.ratio)
+
+
+def draw(
+    config: Config,
+    first_image_id: int,
+    paths: NDArray[np.object_],
+    heights: NDArray[np.int32],
+    widths: NDArray[np.int32],
+) -> Columns:
+    """Columns of a crops part, N * M rows by (image_id, crop).
+
+    An image's rows depend on the seed, its path and its size alone.
+    """
+    num_images, num_crops = len(paths), config.num_crops
+    hashes = path_hashes(paths)
+    boxes = draw_boxes(config.seed, hashes, heights, widths, num_crops, crop_plan(config))
+    flips = draw_flips(config.seed, hashes, num_crops, config.flip)
+    image_ids = np.arange(first_image_id, first_image_id + num_images, dtype=np.int32)
+    rows = boxes.reshape(-1, 4)
+    return {
+        "image_id": np.repeat(image_ids, num_crops),
+        "crop": np.tile(np.arange(num_crops, dtype=np.int16), num_images),
+        **{name: rows[:, i] for i, name in enumerate(("top", "left", "height", "width"))},
+        "flip": flips.reshape(-1),
+    }

@@ -1,0 +1,1 @@
+"""What stages share and nothing else needs."""

@@ -1,0 +1,191 @@
+"""Image files: finding them in class folders, reading their bytes, decoding them to RGB.
+
+H and W are an image's height and width in pixels. Pixels are those that Pillow's
+``convert("RGB")`` gives, which is what torchvision's ImageFolder loads, with one exception: 16-bit
+grey keeps its high byte (as Pillow itself does for 16-bit colour) where Pillow would clip every
+value above 255 to white. EXIF orientation is ignored, alpha is dropped, an animation is its first
+frame.
+"""
+
+import io
+import re
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+import simplejpeg
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from stages.shared.find_images import (
+    IMAGE_EXTENSIONS,
+    TRANSIENT_ERRNOS,
+    FoundImages,
+    Reject,
+    find_classes,
+    find_images,
+)
+from store.errors import RetryError
+
+__all__ = [
+    "IMAGE_EXTENSIONS",
+    "MAX_PIXELS",
+    "FoundImages",
+    "ImageError",
+    "Reject",
+    "decode",
+    "find_classes",
+    "find_images",
+    "read_bytes",
+]
+
+MAX_PIXELS = 100_000_000
+"""Default limit of an image's pixels: 300 MB decoded. Cameras stay below it; a 12,000 x 12,000
+bomb, which Pillow lets through with a warning, does not."""
+
+_JPEG_MAGIC = b"\xff\xd8\xff"
+
+_RGB_COLORSPACES = frozenset({"YCbCr", "RGB", "Gray"})
+"""What simplejpeg turns into RGB exactly as Pillow does. CMYK and YCCK need Pillow's rules."""
+
+_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+"""Pillow's decoders that may see untrusted bytes; its EPS one, for example, starts Ghostscript."""
+
+_NOT_IMAGES = (
+    (re.compile(rb"\s*<"), "not an image: HTML or XML text"),
+    (re.compile(rb"version https://git-lfs"), "not an image: a Git LFS pointer, fetch its content"),
+)
+
+
+class ImageError(Exception):
+    """An image that cannot be used; the message is a short reason for the table of rejects."""
+
+
+def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
+    """Decode an image file to RGB, by what its bytes are and not by its name.
+
+    ``max_pixels`` is checked against the header, before memory is taken. Pillow itself refuses
+    more than 178,956,970 whatever is asked for. Returns a contiguous, writable (H, W, 3) array.
+
+    Raises:
+        ImageError: the bytes are no image, are damaged or truncated, or hold too many pixels.
+    """
+    if not data:
+        raise ImageError("empty file")
+    if data.startswith(_JPEG_MAGIC):
+        pixels = _decode_jpeg(data, max_pixels)
+        if pixels is not None:
+            return pixels
+    return _decode_with_pillow(data, max_pixels)
+
+
+def read_bytes(path: Path, *, num_attempts: int = 4, pause: float = 0.1) -> bytes:
+    """Read a whole file, trying again (after ``pause`` seconds, then 4 times longer) where it may
+    help.
+
+    Raises:
+        ImageError: there is no readable file of that name, and trying again will not change it.
+        RetryError: the file system still fails after the last attempt.
+    """
+    for attempt in range(num_attempts):
+        try:
+            return path.read_bytes()
+        except FileNotFoundError as error:
+            raise ImageError("missing") from error
+        except IsADirectoryError as error:
+            raise ImageError("a folder, not an image file") from error
+        except OSError as error:
+            if error.errno not in TRANSIENT_ERRNOS:
+                raise ImageError(f"cannot be read: {error.strerror}") from error
+            if attempt + 1 == num_attempts:
+                raise RetryError(
+                    f"{path}: reading failed {num_attempts} times ({error.strerror}); "
+                    "check the file system and run the same command again"
+                ) from error
+            time.sleep(pause * 4**attempt)
+    raise AssertionError("num_attempts is at least 1")
+
+
+def _decode_jpeg(data: bytes, max_pixels: int) -> NDArray[np.uint8] | None:
+    """Decode through simplejpeg, or return None for what only Pillow can judge.
+
+    simplejpeg is strict: it refuses what libjpeg merely warns of. Pillow reads such a file as
+    ImageFolder would, and tells truncated files from those with harmless faults.
+    """
+    try:
+        height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)
+    except ValueError:
+        return None
+    if colorspace not in _RGB_COLORSPACES:
+        return None
+    _check_pixels(int(width), int(height), max_pixels)
+    try:
+        pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(data, "RGB")
+    except ValueError:
+        return None
+    return pixels
+
+
+def _decode_with_pillow(data: bytes, max_pixels: int) -> NDArray[np.uint8]:
+    _silence_pillow()
+    try:
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+            _check_pixels(image.width, image.height, max_pixels)
+            return _to_rgb(image)
+    except (ImageError, MemoryError):
+        raise
+    except UnidentifiedImageError as error:
+        raise ImageError(_describe_unknown(data)) from error
+    except Image.DecompressionBombError as error:
+        raise ImageError("too many pixels: more than Pillow allows") from error
+    except Exception as error:
+        # Pillow's decoders raise many types on damaged bytes (SyntaxError and struct.error among
+        # them); whatever it is, this image is damaged and the run goes on.
+        raise ImageError(f"damaged: {_one_line(error)}") from error
+
+
+def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
+    """Pixels of the first frame; `Image.convert` clips 16-bit grey, so that is done here."""
+    is_16_bit = image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM")
+    if is_16_bit:
+        high_byte = (np.asarray(image) >> 8).astype(np.uint8)
+        return np.repeat(high_byte[:, :, None], 3, axis=2)
+    if image.mode in ("I", "F"):
+        kind = "integer" if image.mode == "I" else "floating-point"
+        raise ImageError(f"32-bit {kind} pixels: nothing says which value is white")
+    return np.array(image.convert("RGB"))
+
+
+def _check_pixels(width: int, height: int, max_pixels: int) -> None:
+    if width * height > max_pixels:
+        raise ImageError(f"too many pixels: {width} x {height}, at most {max_pixels} are allowed")
+
+
+def _describe_unknown(data: bytes) -> str:
+    if data.startswith(_JPEG_MAGIC):
+        return "damaged: no readable JPEG header"
+    for pattern, reason in _NOT_IMAGES:
+        if pattern.match(data):
+            return reason
+    return "not an image of a known format"
+
+
+def _one_line(error: Exception) -> str:
+    """What an exception says, without memory addresses: the reason is kept in the store."""
+    text = re.sub(r" at 0x[0-9a-f]+", "", " ".join(str(error).split()))
+    return text[:200] or type(error).__name__
+
+
+def _silence_pillow() -> None:
+    """Ignore Pillow's warnings about an image's contents; errors are what counts.
+
+    Not `warnings.catch_warnings`, which is not safe in threads; adding the filter again each time
+    (it is added once) survives tests and callers that put other filters in place.
+    """
+    if not (warnings.filters and warnings.filters[0] == _PILLOW_FILTER):
+        warnings.filterwarnings("ignore", module=_PILLOW_MODULES)
+
+
+_PILLOW_MODULES = r"PIL\."
+_PILLOW_FILTER = ("ignore", None, Warning, re.compile(_PILLOW_MODULES), 0)

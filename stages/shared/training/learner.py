@@ -1,0 +1,119 @@
+"""From a config and a source of crops to a trained network, and the files that it leaves."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from stages.shared import models
+from stages.shared.contract import Json, Progress, keyed_params
+from stages.shared.models import Model
+from stages.shared.training.batches import CropSource, CropView
+from stages.shared.training.config import LearnerConfig, TrainingConfig
+from stages.shared.training.evaluation import EvaluationSet, Evaluator
+from stages.shared.training.history import History
+from stages.shared.training.trainer import fit
+from store.atomic import replace_folder
+from store.errors import ParamsError
+
+
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """A trained network and how it came about."""
+
+    model: Model
+    history: History
+
+    @property
+    def num_parameters(self) -> int:
+        """Trainable numbers in the network."""
+        return sum(part.numel() for part in self.model.module.parameters())
+
+
+def learn(
+    config: LearnerConfig,
+    source: CropSource,
+    *,
+    evaluation: EvaluationSet | None,
+    progress: Progress,
+    label: str,
+) -> Learned:
+    """Build the network that ``config`` names, train it on ``source`` and measure it.
+
+    Raises:
+        ParamsError: the network, optimizer, device or precision cannot be had.
+        DataError: an image is missing, damaged or changed.
+        ShardError: training diverged.
+    """
+    model = models.build(config.model, source.num_classes, seed=config.seed)
+    evaluator = None
+    if evaluation is not None:
+        evaluator = Evaluator(evaluation, model.spec, num_workers=config.num_workers)
+    history = fit(
+        model.module,
+        model.spec,
+        source,
+        config,
+        evaluator=evaluator,
+        progress=progress,
+        label=label,
+    )
+    return Learned(model, history)
+
+
+def save(
+    folder: Path,
+    config: LearnerConfig,
+    learned: Learned,
+    class_names: Sequence[str],
+    **made_from: Json,
+) -> None:
+    """Publish the network as a model folder, replacing an older one.
+
+    ``made_from`` says which stage and labels made it; the training's parameters are added.
+    """
+    made_from["training"] = keyed_params(config)
+    card = models.card_of(config.model, learned.model.spec, class_names, **made_from)
+    models.save_model(folder, learned.model.module, card)
+
+
+def check_temperature(config: TrainingConfig, view: CropView) -> None:
+    """Refuse to train at a temperature that the view's labels were not stored at.
+
+    Raises:
+        ParamsError: the two differ, or the labels mix teacher and ground truth (a calibration).
+    """
+    stored = view.meta.label.temperature
+    if config.temperature != stored:
+        raise ParamsError(
+            f"train.temperature is {config.temperature:g}, but the labels were stored at "
+            f"{stored:g} (compress.temperature); set both alike"
+        )
+    if view.meta.calibration is not None and stored != 1:
+        raise ParamsError(
+            f"train.temperature is {stored:g}, allowed with the calibration "
+            f"{view.meta.calibration}: 1, since its labels mix teacher and ground truth"
+        )
+
+
+def sentence(role: str, config: LearnerConfig, learned: Learned, set_name: str | None) -> str:
+    """Return one line for people: what was trained, for how long, how good it is."""
+    network = f"{role} {config.model.name} ({learned.num_parameters:,} parameters)"
+    steps = f"{len(learned.history.losses):,} steps of {config.batch_size} crops"
+    final = learned.history.final
+    if final is None:
+        return f"{network}: trained for {steps}; no evaluation folder is set"
+    return f"{network}: top-1 {final.top1:.1%} on {set_name} after {steps}".replace("%", " %")
+
+
+def write_metrics(folder: Path, numbers: dict[str, Json], history: History) -> None:
+    """Publish ``summary.json`` and ``curve.csv`` in ``folder``, replacing an older one."""
+    with replace_folder(folder) as partial:
+        write_json(partial / "summary.json", numbers)
+        (partial / "curve.csv").write_text(history.curve_csv(), encoding="utf-8")
+
+
+def write_json(path: Path, value: Json | dict[str, Json]) -> None:
+    """Write JSON for people and for DVC: indented, keys in the order given."""
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    path.write_text(text + "\n", encoding="utf-8")

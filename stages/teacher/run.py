@@ -1,0 +1,86 @@
+"""Train the teacher on the ground truth and publish it as a model folder."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from stages.shared.contract import Progress, Report
+from stages.shared.training.batches import FreshCrops
+from stages.shared.training.evaluation import read_class_folder
+from stages.shared.training.learner import learn, save, sentence, write_metrics
+from stages.teacher.config import Config
+from store.crop_plan import CropPlan
+from store.errors import DataError
+from store.images import ImageTable
+from store.random import path_hashes
+
+REVISION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """What the teacher learns from."""
+
+    images: ImageTable
+    """Training images with their classes."""
+    images_folder: Path
+    """Folder that the table's paths are relative to."""
+    evaluation: Path | None = None
+    """Folder of class folders to measure on; `Config.evaluation`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outputs:
+    """Where the results go; each appears when it is complete."""
+
+    model: Path
+    """Model folder, such as ``models/teacher``."""
+    metrics: Path
+    """Folder for ``summary.json`` and ``curve.csv``, such as ``metrics/teacher``."""
+
+
+def run(config: Config, inputs: Inputs, output: Outputs, progress: Progress) -> Report:
+    """Train, measure and publish a teacher.
+
+    Raises:
+        ParamsError: the network, optimizer, device or precision cannot be had.
+        DataError: an image is missing, damaged or changed, or the evaluation folder does not fit.
+        ShardError: training diverged.
+    """
+    source = fresh_crops(config, inputs.images, inputs.images_folder)
+    class_names = inputs.images.class_names
+    evaluation = None
+    if inputs.evaluation is not None:
+        evaluation = read_class_folder(inputs.evaluation.name, inputs.evaluation, class_names)
+    learned = learn(config, source, evaluation=evaluation, progress=progress, label="teacher")
+    numbers = learned.history.numbers() | {"num_parameters": learned.num_parameters}
+    write_metrics(output.metrics, numbers, learned.history)
+    save(output.model, config, learned, class_names, stage="teacher", revision=REVISION)
+    name = None if evaluation is None else evaluation.name
+    return Report(numbers, (sentence("teacher", config, learned, name),))
+
+
+def fresh_crops(config: Config, images: ImageTable, folder: Path) -> FreshCrops:
+    """Return the crops that the teacher is trained on.
+
+    Raises:
+        DataError: there are no images.
+    """
+    if not len(images):
+        raise DataError("the index holds no usable image; see labels/rejects/index.parquet")
+    plan = CropPlan(
+        config.kind, config.scale, config.ratio, size=config.size or 1, padding=config.padding
+    )
+    return FreshCrops(
+        files=[str(folder / path) for path in images.paths],
+        targets=images.class_ids.astype(np.int64),
+        hashes=path_hashes(images.paths),
+        heights=images.heights,
+        widths=images.widths,
+        num_classes=images.num_classes,
+        plan=plan,
+        flip=config.flip,
+        m=config.crops_per_image,
+        seed=config.seed,
+    )

@@ -1,0 +1,1 @@
+"""Train a student from the label store."""

@@ -1,0 +1,243 @@
+"""Zarr v3 stores of crops: written in blocks of images, each block once and whole.
+
+Shapes: N images of a shard, M crops, and trailing dimensions of the array's own. One Zarr shard
+file is one block of images. Chunks carry a zstd content checksum: Zarr's default compressor
+detects no flipped bit. A missing chunk reads as the fill value, which no data equals.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+from zarr.codecs import ZstdCodec
+from zarr.storage import LocalStore
+
+from store.atomic import fsync_path, write_bytes
+from store.digest import canonical_json, rows_digest
+from store.errors import DataError
+from store.layout import FORMAT_VERSION
+
+_ZSTD_LEVEL = 3
+_CHUNK_BYTES = 1 << 18
+"""Inner chunks of about this size: small enough to read one image without its whole block."""
+
+
+@dataclass(frozen=True, slots=True)
+class ArraySpec:
+    """Type of one array; its first axis is the images of the shard."""
+
+    dtype: str
+    trailing: tuple[int, ...] = ()
+    """Dimensions after the images, such as (M, C)."""
+    names: tuple[str, ...] = ()
+    """Names of the trailing dimensions, such as ("crop", "class")."""
+
+    @property
+    def fill(self) -> Any:
+        """What a missing chunk reads as; no data has it."""
+        dtype = np.dtype(self.dtype)
+        return np.inf if dtype.kind == "f" else _largest(dtype)
+
+
+def _largest(dtype: np.dtype[Any]) -> int:
+    return int(np.iinfo(dtype).max) if dtype.kind in "iu" else 255
+
+
+def reject_value(dtype: str) -> Any:
+    """What stands for an image that could not be used: NaN, or the second largest integer."""
+    kind = np.dtype(dtype)
+    return np.nan if kind.kind == "f" else _largest(kind) - 1
+
+
+def class_dtype(num_classes: int) -> str:
+    """Smallest unsigned type for class ids below ``num_classes`` and the two marks above them."""
+    for name in ("uint8", "uint16"):
+        if num_classes <= np.iinfo(name).max - 1:
+            return name
+    return "uint32"
+
+
+class ArrayWriter:
+    """Writes a Zarr store block by block; a block that was written survives a kill.
+
+    A block counts as written once its journal line, with the digest of its values and the writer's
+    note, stands in the work folder beside the store. Resuming reads such blocks back and checks
+    the digest.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        specs: Mapping[str, ArraySpec],
+        *,
+        num_images: int,
+        block_images: int,
+        attributes: dict[str, Any],
+    ) -> None:
+        """Open ``folder`` (made where missing) for arrays ``specs`` over ``num_images`` images."""
+        self.path = folder / "arrays.zarr"
+        self._journal = folder / "journal"
+        self._specs = dict(specs)
+        self._num_images = num_images
+        self._block = block_images
+        self._journal.mkdir(parents=True, exist_ok=True)
+        for leftover in self.path.rglob("*.partial"):
+            leftover.unlink()
+        self._group = self._open(attributes)
+
+    @property
+    def num_blocks(self) -> int:
+        """Blocks of the store, the last one possibly shorter."""
+        return -(-self._num_images // self._block)
+
+    def bounds(self, block: int) -> tuple[int, int]:
+        """First image and one past the last image of a block."""
+        return block * self._block, min((block + 1) * self._block, self._num_images)
+
+    def is_done(self, block: int) -> bool:
+        """Whether a block was written, is readable and has the values it was written with."""
+        try:
+            recorded = json.loads(self._mark(block).read_bytes())
+            return bool(recorded["digest"] == rows_digest(self.read(block)))
+        except (OSError, ValueError, KeyError, RuntimeError):
+            return False
+
+    def note(self, block: int) -> Any:
+        """The note that a written block was written with."""
+        return json.loads(self._mark(block).read_bytes())["note"]
+
+    def read(self, block: int) -> dict[str, NDArray[Any]]:
+        """Values of a written block."""
+        start, stop = self.bounds(block)
+        return {name: np.asarray(self._array(name)[start:stop]) for name in self._specs}
+
+    def write(self, block: int, values: Mapping[str, NDArray[Any]], note: Any = None) -> None:
+        """Write one block, whole, durably, then its journal line with ``note`` (JSON)."""
+        start, stop = self.bounds(block)
+        assert set(values) == set(self._specs), (set(values), set(self._specs))
+        typed = {
+            name: np.ascontiguousarray(values[name], dtype=spec.dtype)
+            for name, spec in self._specs.items()
+        }
+        for name, array in typed.items():
+            self._array(name)[start:stop] = array
+            for file in (self.path / name / "c" / str(block)).rglob("*"):
+                if file.is_file():
+                    fsync_path(file)
+        write_bytes(self._mark(block), canonical_json({"digest": rows_digest(typed), "note": note}))
+
+    def _mark(self, block: int) -> Path:
+        return self._journal / f"{block:06d}.json"
+
+    def _array(self, name: str) -> Any:
+        return self._group[name]
+
+    def _open(self, attributes: dict[str, Any]) -> zarr.Group:
+        described = {**attributes, "format_version": FORMAT_VERSION}
+        store = LocalStore(self.path)
+        try:
+            group = zarr.open_group(store, mode="r+", zarr_format=3)
+            if dict(group.attrs) == {"ferkd": described} and set(group) == set(self._specs):
+                return group
+        except (FileNotFoundError, ValueError, KeyError):
+            pass
+        group = zarr.open_group(store, mode="w", zarr_format=3, attributes={"ferkd": described})
+        for name, spec in self._specs.items():
+            self._create(group, name, spec)
+        return group
+
+    def _create(self, group: zarr.Group, name: str, spec: ArraySpec) -> None:
+        image_bytes = int(np.prod(spec.trailing, dtype=np.int64)) * np.dtype(spec.dtype).itemsize
+        per_chunk = _divisor_at_most(self._block, max(1, _CHUNK_BYTES // max(1, image_bytes)))
+        group.create_array(
+            name,
+            shape=(self._num_images, *spec.trailing),
+            chunks=(per_chunk, *spec.trailing),
+            shards=(self._block, *spec.trailing),
+            dtype=spec.dtype,
+            compressors=[ZstdCodec(level=_ZSTD_LEVEL, checksum=True)],
+            fill_value=spec.fill,
+            dimension_names=("image", *spec.names),
+            config={"write_empty_chunks": True},
+        )
+
+
+def _divisor_at_most(number: int, limit: int) -> int:
+    return next(d for d in range(min(number, limit), 0, -1) if number % d == 0)
+
+
+class ArrayReader:
+    """Reads a Zarr store of the label store."""
+
+    def __init__(self, path: Path) -> None:
+        """Open the store at ``path``.
+
+        Raises:
+            DataError: missing, not ours, or of a newer format version.
+        """
+        self.path = path
+        try:
+            self._group = zarr.open_group(LocalStore(path, read_only=True), mode="r")
+            self.attributes: dict[str, Any] = dict(self._group.attrs["ferkd"])  # type: ignore[arg-type]
+        except (FileNotFoundError, KeyError, ValueError, TypeError) as error:
+            reason = " ".join(str(error).split())
+            raise DataError(
+                f"{path} is missing or not a Zarr store of ours ({reason}); run its stage again"
+            ) from None
+        if self.attributes.get("format_version", 0) > FORMAT_VERSION:
+            raise DataError(
+                f"{path} has a newer format version than {FORMAT_VERSION}; upgrade ferkd-pipeline"
+            )
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the arrays, sorted."""
+        return sorted(self._group)
+
+    @property
+    def num_images(self) -> int:
+        """Length of the first axis of every array."""
+        return int(self._array("image_id").shape[0])
+
+    @property
+    def block_images(self) -> int:
+        """Images of a block, the unit that is cheap to read whole."""
+        return int(self._array("image_id").shards[0])
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of an array."""
+        return tuple(self._array(name).shape)
+
+    def read(self, name: str, start: int, stop: int) -> NDArray[Any]:
+        """Rows ``start`` to ``stop`` (exclusive) of one array.
+
+        Raises:
+            DataError: a chunk is missing or damaged.
+        """
+        array = self._array(name)
+        try:
+            values = np.asarray(array[start:stop])
+        except (OSError, ValueError, RuntimeError) as error:
+            reason = " ".join(str(error).split())
+            raise DataError(
+                f"{self.path}/{name} is damaged ({reason}); delete it and run its stage again"
+            ) from None
+        if values.size and bool(np.any(values == array.fill_value)):
+            raise DataError(f"{self.path}/{name} lacks a chunk; delete it and run its stage again")
+        return values
+
+    def blocks(self) -> Iterator[tuple[int, int]]:
+        """(start, stop) of every block, in order."""
+        for start in range(0, self.num_images, self.block_images):
+            yield start, min(start + self.block_images, self.num_images)
+
+    def _array(self, name: str) -> Any:
+        try:
+            return self._group[name]
+        except KeyError:
+            raise DataError(f"{self.path} has no array {name}; run its stage again") from None

@@ -1,0 +1,215 @@
+"""How a prediction becomes a stored label, and a stored label probabilities again.
+
+Shapes: N rows (crops), R classes predicted, K classes stored, C classes, E entries.
+
+Every kind but `full` is sparse. With p the probabilities at the label's temperature, most probable
+class first, the label is
+
+    hard                1 at the first class
+    smoothing           p_0 at the first class, the rest evenly elsewhere (FKD)
+    marginal_smoothing  p_k at the top K, r = max(0, 1 - sum of them) / (C - K) else (FKD, Eq. 5)
+    marginal_renorm     p_k / sum of the top K at the top K, 0 elsewhere (FKD)
+    full                p
+
+Stored are rounded values (`store.precision`), made to fall with k. Rounded values need not sum to
+1, so decoding settles it over the stored values: r takes what is missing; where they sum to more
+than 1, or nothing else has a class (marginal_renorm, K = C, full), they are divided by their sum.
+
+A rejected row has class ids -1 and NaN for everything else, here and when decoded.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from store.precision import LINEAR_STEPS, Precision, round_kept, round_probability
+
+Kind = Literal["hard", "smoothing", "marginal_smoothing", "marginal_renorm", "full"]
+
+KINDS: tuple[Kind, ...] = ("hard", "smoothing", "marginal_smoothing", "marginal_renorm", "full")
+
+F32 = NDArray[np.float32]
+F64 = NDArray[np.float64]
+I32 = NDArray[np.int32]
+
+
+@dataclass(frozen=True, slots=True)
+class LabelSpec:
+    """What kind of label is stored, and how. Raises ValueError when its parts do not fit."""
+
+    kind: Kind
+    k: int
+    """Classes stored by the two marginal kinds; the others ignore it."""
+    num_classes: int
+    precision: Precision = "float16"
+    temperature: float = 1.0
+    """What the logits were divided by before the softmax."""
+    include_target: bool = False
+    """Whether the target's probability is stored where it is not among the top K."""
+
+    def __post_init__(self) -> None:
+        """Check every part and their combination."""
+        if self.kind not in KINDS:
+            raise ValueError(f"kind is {self.kind!r}, allowed: {', '.join(KINDS)}")
+        if self.precision not in ("float16", "compact"):
+            raise ValueError(f"precision is {self.precision!r}, allowed: float16, compact")
+        if self.k < 1 or self.num_classes < 1:
+            raise ValueError(f"k is {self.k} of {self.num_classes} classes, allowed: at least 1")
+        if not 0 < self.temperature < np.inf:
+            raise ValueError(f"temperature is {self.temperature}, allowed: above 0")
+        if self.kind == "full" and self.precision != "float16":
+            raise ValueError(f"precision is {self.precision!r}, allowed with kind full: float16")
+        if self.include_target and self.kind in ("hard", "full"):
+            raise ValueError(f"include_target is true, allowed with kind {self.kind}: false")
+
+    @property
+    def num_stored(self) -> int:
+        """K: how many classes a row stores. At most C."""
+        if self.kind == "full":
+            return self.num_classes
+        return min(self.k, self.num_classes) if self.kind.startswith("marginal") else 1
+
+    @property
+    def max_is_prob_0(self) -> bool:
+        """Whether prob_0 is the rounded maximum at T=1, so that no column of its own is needed."""
+        return self.kind in ("smoothing", "marginal_smoothing") and self.temperature == 1
+
+
+@dataclass(frozen=True, slots=True)
+class SparseLabels:
+    """Stored labels of a sparse kind."""
+
+    class_ids: I32
+    """(N, K) most probable first; -1 in rejected rows."""
+    probs: F32
+    """(N, K) falling, on the precision's grids; NaN in rejected rows."""
+    target_prob: F32 | None = None
+    """(N,) with `include_target`: the target's probability where it is not among `class_ids`, at
+    the label's temperature and on the grid of the other probabilities; NaN where it is."""
+
+
+def encode(
+    spec: LabelSpec, class_ids: I32, probs: F64, target: NDArray[np.integer], target_prob: ArrayLike
+) -> SparseLabels:
+    """Return the stored form of predictions, for every kind but `full`.
+
+    Args:
+        spec: what to store.
+        class_ids: (N, R) ordered by unrounded logit, ties by lower class id; R >= K. -1 in
+            rejected rows.
+        probs: (N, R) their probabilities at the spec's temperature; NaN in rejected rows.
+        target: (N,) ground-truth class ids.
+        target_prob: (N,) the targets' probabilities at the spec's temperature; read only with
+            `include_target`.
+    """
+    assert spec.kind != "full", "kind full has no sparse form: encode_full"
+    num_stored = spec.num_stored
+    assert class_ids.shape[1] >= num_stored, "fewer predictions than classes to store"
+    ids = np.ascontiguousarray(class_ids[:, :num_stored], dtype=np.int32)
+    rejected = ids[:, 0] < 0
+    kept = np.array(probs[:, :num_stored], dtype=np.float64)
+    outside = None
+    if spec.include_target:
+        inside = (ids == np.asarray(target)[:, None]).any(axis=1) | rejected
+        outside = np.where(inside, 0.0, np.asarray(target_prob, dtype=np.float64))
+    if spec.kind == "hard":
+        kept[:] = 1.0
+    if spec.kind == "marginal_renorm":
+        total = kept.sum(axis=1) + (0.0 if outside is None else outside)
+        kept /= total[:, None]
+        outside = None if outside is None else outside / total
+    stored = np.empty(kept.shape, dtype=np.float32)
+    stored[:, 0] = _first(kept[:, 0], spec.precision)
+    stored[:, 1:] = round_kept(kept[:, 1:], spec.precision)
+    np.minimum.accumulate(stored, axis=1, out=stored)
+    stored[rejected] = np.nan
+    if outside is None:
+        return SparseLabels(ids, stored)
+    outside_prob = np.minimum(round_kept(outside, spec.precision), stored[:, -1])
+    outside_prob[inside] = np.nan
+    return SparseLabels(ids, stored, outside_prob)
+
+
+def _first(prob: F64, precision: Precision) -> F32:
+    """Round (N,) largest probabilities, never to 0: a label must have something somewhere."""
+    rounded = round_probability(prob, precision)
+    return rounded if precision == "float16" else np.maximum(rounded, np.float32(1 / LINEAR_STEPS))
+
+
+def tail(spec: LabelSpec, labels: SparseLabels) -> F32:
+    """Return r, (N,): the decoded probability of each class that has no stored one."""
+    return _decode(spec, labels)[2].astype(np.float32)
+
+
+def to_dense(spec: LabelSpec, labels: SparseLabels, target: NDArray[np.integer]) -> F64:
+    """Return the labels as (N, C) probabilities that sum to 1; `target` is (N,) class ids."""
+    probs, outside, rest = _decode(spec, labels)
+    dense = np.repeat(rest[:, None], spec.num_classes, axis=1)
+    if outside is not None:
+        rows = np.flatnonzero(~np.isnan(outside))
+        dense[rows, np.asarray(target)[rows]] = outside[rows]
+    np.put_along_axis(dense, labels.class_ids.astype(np.int64), probs, axis=1)
+    return dense
+
+
+def to_entries(
+    spec: LabelSpec, labels: SparseLabels, target: NDArray[np.integer]
+) -> tuple[I32, F32, F32]:
+    """Return the labels as entries over a tail: label = tail + sum of weights at class_ids.
+
+    E is K, or K + 1 with `include_target`: the last entry is then the target's, with weight 0
+    where the target is among the top K.
+
+    Returns:
+        class_ids (N, E), weights (N, E), tail (N,).
+    """
+    probs, outside, rest = _decode(spec, labels)
+    ids, weights = labels.class_ids, probs - rest[:, None]
+    if outside is not None:
+        rejected = ids[:, :1] < 0
+        extra = np.where(np.isnan(outside), 0.0, outside - rest)[:, None]
+        ids = np.hstack([ids, np.where(rejected, -1, np.asarray(target)[:, None])]).astype(np.int32)
+        weights = np.hstack([weights, np.where(rejected, np.nan, extra)])
+    return ids, weights.astype(np.float32), rest.astype(np.float32)
+
+
+def _decode(spec: LabelSpec, labels: SparseLabels) -> tuple[F64, F64 | None, F64]:
+    """Return decoded probabilities (N, K), of targets outside them (N,) or None, and tails (N,)."""
+    probs = labels.probs.astype(np.float64)
+    outside = None if labels.target_prob is None else labels.target_prob.astype(np.float64)
+    total = probs.sum(axis=1)
+    num_free = np.full(len(probs), spec.num_classes - spec.num_stored)
+    if outside is not None:
+        total += np.nan_to_num(outside, nan=0.0)
+        num_free -= ~np.isnan(outside)
+    if spec.kind in ("hard", "marginal_renorm"):
+        num_free[:] = 0
+    divisor = np.where(num_free > 0, np.maximum(total, 1.0), total)
+    rest = np.where(num_free > 0, np.maximum(1.0 - total, 0.0), 0.0) / np.maximum(num_free, 1)
+    rest[np.isnan(total)] = np.nan
+    return probs / divisor[:, None], None if outside is None else outside / divisor, rest
+
+
+def encode_full(probs: NDArray[np.floating]) -> F32:
+    """Return (N, C) probabilities rounded to the float16 grid, NaN where they were.
+
+    The most probable class (ties: the lowest id) stays the only first maximum: a class of lower
+    id that rounding made equal to it is put one float16 below.
+    """
+    rounded = np.asarray(probs).astype(np.float16)
+    first = np.asarray(probs).argmax(axis=1)
+    rows = np.flatnonzero(rounded.argmax(axis=1) != first)
+    if len(rows):
+        top = rounded[rows, first[rows]][:, None]
+        before = np.arange(rounded.shape[1]) < first[rows][:, None]
+        tied = (rounded[rows] == top) & before
+        rounded[rows] = np.where(tied, np.nextafter(top, np.float16(0)), rounded[rows])
+    return rounded.astype(np.float32)
+
+
+def decode_full(stored: NDArray[np.floating]) -> F64:
+    """Return what `encode_full` stored as (N, C) probabilities that sum to 1."""
+    probs = np.asarray(stored, dtype=np.float64)
+    return np.asarray(probs / probs.sum(axis=1, keepdims=True))

@@ -1,0 +1,89 @@
+"""The store for notebooks: tables as pandas frames, joined where that is what people want."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.dataset as ds
+
+from store import images, tables
+from store.images import ImageTable
+from store.info import info
+from store.layout import Layout, calibrated, part_name
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class LabelStore:
+    """One label store on disk, read-only.
+
+    >>> store = LabelStore("labels")
+    >>> store.labels(3)                 # crops, labels and image paths of shard 3, one row a crop
+    >>> store.dataset().to_table(filter=ds.field("target") == 7)   # over all shards
+    """
+
+    def __init__(self, root: str | Path) -> None:
+        """Open the store at ``root``; nothing is read yet."""
+        self.layout = Layout.beside(Path(root))
+
+    def info(self) -> dict[str, Any]:
+        """What is in the store and where it came from; see `store.info.info`."""
+        return info(self.layout.root)
+
+    def images(self) -> ImageTable:
+        """Ids, paths, classes and sizes of the images."""
+        return images.load(self.layout)
+
+    def crops(self, shard: int) -> "pd.DataFrame":
+        """Boxes and flips of a shard, one row a crop."""
+        return self._frame(self._table("crops", shard))
+
+    def soft(self, shard: int) -> "pd.DataFrame":
+        """Stored labels of a shard (a sparse kind), one row a crop."""
+        return self._frame(self._table("soft", shard))
+
+    def calibration(self, name: str, shard: int) -> "pd.DataFrame":
+        """Actions and weights of a named calibration, one row a crop."""
+        return self._frame(self._table(calibrated(name), shard))
+
+    def labels(self, shard: int, calibration: str | None = None) -> "pd.DataFrame":
+        """Path, box, label and, where named, calibration of every crop of a shard, joined.
+
+        The tables of a shard have the same rows in the same order, so this is no search.
+        """
+        joined = self._table("crops", shard)
+        others = [self._table("soft", shard)]
+        if calibration is not None:
+            others.append(self._table(calibrated(calibration), shard))
+        for other in others:
+            for name in other.column_names[2:]:
+                joined = joined.append_column(name, other.column(name))
+        ids = tables.column(joined, "image_id")
+        paths = pa.array(self.images().paths[ids])
+        return self._frame(joined.add_column(2, "path", paths))
+
+    def dataset(self, artifact: str = "soft") -> ds.Dataset:
+        """All parts of an artifact as one pyarrow dataset, for queries over the whole store."""
+        files = sorted(self.layout.folder(artifact).glob("part-*.parquet"))
+        return ds.dataset([str(path) for path in files], format="parquet")
+
+    def max_prob_counts(self, num_bins: int = 20) -> tuple[np.ndarray, np.ndarray]:
+        """Histogram of the maximum probability of all crops: edges (bins + 1,), counts (bins,)."""
+        edges = np.linspace(0.0, 1.0, num_bins + 1)
+        counts = np.zeros(num_bins, np.int64)
+        dataset = self.dataset()
+        name = "max_prob" if "max_prob" in dataset.schema.names else "prob_0"
+        for batch in dataset.to_batches(columns=[name]):
+            values = batch.column(0).to_numpy(zero_copy_only=False)
+            counts += np.histogram(values[~np.isnan(values)], bins=edges)[0]
+        return edges, counts
+
+    def _table(self, artifact: str, shard: int) -> pa.Table:
+        return tables.read_table(self.layout.table(artifact, part_name(shard)))
+
+    @staticmethod
+    def _frame(table: pa.Table) -> "pd.DataFrame":
+        frame: pd.DataFrame = table.replace_schema_metadata(None).to_pandas()
+        return frame

@@ -1,0 +1,78 @@
+"""Where everything of a label store lies: folders, part files, their entries and the manifest."""
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from store.errors import ParamsError
+
+FORMAT_VERSION = 1
+ARTIFACTS = ("images", "rejects", "crops", "predictions", "soft")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+def calibrated(name: str) -> str:
+    """The artifact of one named calibration, ``calibrated/NAME``.
+
+    Raises:
+        ParamsError: the name is not a plain folder name.
+    """
+    if not _NAME.fullmatch(name):
+        raise ParamsError(
+            f"calibration name {name!r} is not a plain folder name: use letters, digits, . _ -"
+        )
+    return f"calibrated/{name}"
+
+
+def part_name(shard: int) -> str:
+    """Stem of a shard's files, such as ``part-00003``."""
+    return f"part-{shard:05d}"
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Paths of one store. ``root`` holds what is published, ``work`` what can be deleted."""
+
+    root: Path
+    """The label store, such as ``labels/``."""
+    work: Path
+    """Resumable work, locks and the training view, such as ``.ferkd/``."""
+
+    @classmethod
+    def beside(cls, root: Path) -> "Layout":
+        """The default layout: ``.ferkd/`` in the folder that holds the store."""
+        return cls(root, root.parent / ".ferkd")
+
+    def folder(self, artifact: str) -> Path:
+        """Folder of an artifact (``soft``, ``calibrated/ferkd``)."""
+        return self.root / artifact
+
+    def table(self, artifact: str, stem: str) -> Path:
+        """A Parquet file of an artifact."""
+        return self.folder(artifact) / f"{stem}.parquet"
+
+    def arrays(self, artifact: str, stem: str) -> Path:
+        """A Zarr store of an artifact."""
+        return self.folder(artifact) / f"{stem}.zarr"
+
+    def entry(self, artifact: str, stem: str) -> Path:
+        """The entry that says that ``stem`` is complete; published last."""
+        return self.folder(artifact) / f"_{stem}.json"
+
+    def manifest(self, artifact: str) -> Path:
+        """All entries of an artifact in one file that carries its own SHA-256."""
+        return self.folder(artifact) / "_manifest.json"
+
+    def lock(self, artifact: str, stem: str) -> Path:
+        """Lock file of the one writer of ``stem``; never inside the store."""
+        return self.work / "locks" / f"{artifact.replace('/', '-')}-{stem}.lock"
+
+    def resumable(self, stage: str, key: str) -> Path:
+        """Folder of unfinished or set-aside work of a stage for one shard key."""
+        return self.work / "work" / stage / key
+
+    def view_cache(self) -> Path:
+        """Folder of training views: ``$FERKD_CACHE`` where set."""
+        cache = os.environ.get("FERKD_CACHE")
+        return Path(cache) if cache else self.work / "view"

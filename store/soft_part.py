@@ -1,0 +1,109 @@
+"""Reading one part of stored labels, whichever container its kind is kept in.
+
+Shapes: N rows (crops), C classes.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from store import tables
+from store.arrays import ArrayReader
+from store.codecs import LabelSpec, SparseLabels
+from store.entries import Entry
+from store.layout import Layout
+
+
+@dataclass(frozen=True, slots=True)
+class Scalars:
+    """What calibration reads of every crop, whatever the kind."""
+
+    image_ids: NDArray[np.int32]
+    """(N,)"""
+    targets: NDArray[np.int32]
+    """(N,)"""
+    max_prob: NDArray[np.float32]
+    """(N,) the teacher's maximum at temperature 1 before compression; NaN where rejected."""
+    target_prob: NDArray[np.float32]
+    """(N,) the ground truth's probability, likewise."""
+
+
+@dataclass(frozen=True, slots=True)
+class SoftPart:
+    """One part of the artifact ``soft``."""
+
+    layout: Layout
+    entry: Entry
+
+    @property
+    def spec(self) -> LabelSpec:
+        """The kind of label."""
+        return LabelSpec(**self.entry.attributes["label"])
+
+    @property
+    def num_crops(self) -> int:
+        """M, crops an image."""
+        return int(self.entry.attributes["num_crops"])
+
+    def max_prob(self) -> NDArray[np.float32]:
+        """Only the maxima, (N,); see `Scalars`."""
+        if self.spec.kind == "full":
+            reader = self._reader()
+            return np.asarray(reader.read("max_prob", 0, reader.num_images)).reshape(-1)
+        name = self._max_column
+        return tables.column(tables.read_table(self._path, [name]), name)
+
+    def scalars(self) -> Scalars:
+        """Ids, targets and the two probabilities of every crop."""
+        if self.spec.kind == "full":
+            return self._dense_scalars()
+        names = ["image_id", "target", self._max_column, "target_prob"]
+        table = tables.read_table(self._path, names)
+        return Scalars(*(tables.column(table, name) for name in names))
+
+    def sparse(self) -> SparseLabels:
+        """Stored labels of a sparse kind."""
+        spec = self.spec
+        names = [f"{kind}_{k}" for kind in ("class", "prob") for k in range(spec.num_stored)]
+        outside = ["outside_prob"] if spec.include_target else []
+        table = tables.read_table(self._path, [*names, *outside])
+        found = [tables.column(table, name) for name in names]
+        return SparseLabels(
+            np.stack(found[: spec.num_stored], axis=1),
+            np.stack(found[spec.num_stored :], axis=1),
+            tables.column(table, "outside_prob") if outside else None,
+        )
+
+    def dense_blocks(self) -> Iterator[tuple[int, int, NDArray[np.float16]]]:
+        """(first image, one past the last, stored probabilities (images, M, C)) of kind full."""
+        reader = self._reader()
+        for start, stop in reader.blocks():
+            yield start, stop, reader.read("prob", start, stop)
+
+    @property
+    def _max_column(self) -> str:
+        return "prob_0" if self.spec.max_is_prob_0 else "max_prob"
+
+    @property
+    def _path(self) -> Any:
+        return self.layout.table("soft", self.entry.stem)
+
+    def _reader(self) -> ArrayReader:
+        return ArrayReader(self.layout.arrays("soft", self.entry.stem))
+
+    def _dense_scalars(self) -> Scalars:
+        reader = self._reader()
+        stop = reader.num_images
+
+        def rows(name: str) -> NDArray[Any]:
+            return reader.read(name, 0, stop)
+
+        return Scalars(
+            np.repeat(rows("image_id"), self.num_crops),
+            np.repeat(rows("target"), self.num_crops),
+            rows("max_prob").reshape(-1),
+            rows("target_prob").reshape(-1),
+        )

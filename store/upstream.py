@@ -1,0 +1,44 @@
+"""Refusing inputs that do not fit together, with both files and the remedy named."""
+
+from store import entries
+from store.entries import Entry
+from store.errors import DataError
+from store.layout import Layout
+
+
+def require(layout: Layout, artifact: str, stem: str, stage: str) -> Entry:
+    """The entry of a part that another stage must have made.
+
+    Raises:
+        DataError: that part is not complete; names the command that makes it.
+    """
+    entry = entries.find_entry(layout, artifact, stem)
+    if entry is None:
+        shard = f" --shard {int(stem[5:])}" if stem.startswith("part-") else ""
+        raise DataError(
+            f"{layout.entry(artifact, stem)} is missing; run "
+            f"`ferkd-pipeline stage {stage}{shard}` first"
+        )
+    return entry
+
+
+def require_fit(layout: Layout, entry: Entry, name: str, wanted: str, other: str) -> None:
+    """Check that ``entry`` was made from the input ``name`` of digest ``wanted``.
+
+    Args:
+        layout: the store.
+        entry: the part that is to be read.
+        name: name of one of its recorded inputs.
+        wanted: digest that this input has now.
+        other: the file that has that digest now, for the message.
+
+    Raises:
+        DataError: they do not fit together.
+    """
+    if entry.lineage.get("inputs", {}).get(name) != wanted:
+        path = layout.entry(entry.artifact, entry.stem)
+        shard = f" --shard {int(entry.stem[5:])}" if entry.stem.startswith("part-") else ""
+        raise DataError(
+            f"{path} was made from other {name} than {other} holds now; "
+            f"run `ferkd-pipeline stage {entry.stage}{shard}` again"
+        )

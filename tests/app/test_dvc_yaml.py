@@ -1,0 +1,60 @@
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ferkd_pipeline import dvc_file, params, stage_table
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+DVC_YAML = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text())["stages"]
+
+
+def test_it_is_what_the_table_of_stages_says() -> None:
+    values = params.load(REPOSITORY / "params.yaml")
+    made = dvc_file.stages(
+        stage_table.STAGES, with_code=True, images=dvc_file.image_folders(values.sections)
+    )
+    assert list(DVC_YAML) == list(made)
+    for name, entry in made.items():
+        assert DVC_YAML[name] == entry, name
+
+
+@pytest.mark.parametrize("info", stage_table.STAGES, ids=lambda info: info.name)
+def test_a_stage_depends_on_the_code_that_it_runs(info: stage_table.StageInfo) -> None:
+    entry = DVC_YAML[info.name]
+    assert entry["cmd"] == f"ferkd-pipeline stage {info.name}"
+    assert {f"stages/{info.name}", "stages/shared", "store"} <= set(entry["deps"])
+    assert info.name in entry["params"]
+
+
+def test_only_predictions_outlive_a_run() -> None:
+    persisting = [
+        path
+        for entry in DVC_YAML.values()
+        for out in entry.get("outs", [])
+        if isinstance(out, dict)
+        for path, options in out.items()
+        if options.get("persist")
+    ]
+    assert persisting == ["labels/predictions"]
+
+
+def test_compress_can_be_changed_without_the_teacher() -> None:
+    changed, reached = "labels/soft", {"compress"}
+    outs = {changed}
+    for name, entry in DVC_YAML.items():
+        if outs & set(entry.get("deps", [])):
+            reached.add(name)
+            kinds = [entry.get(kind, []) for kind in ("outs", "metrics", "plots")]
+            outs |= {next(iter(o)) if isinstance(o, dict) else o for kind in kinds for o in kind}
+    assert reached == {"compress", "calibrate", "train", "evaluate", "compare", "report"}
+
+
+def test_every_plot_template_of_ours_is_there() -> None:
+    built_in = {"linear", "simple", "scatter", "confusion", "bar_horizontal"}
+    for options in dvc_file.PLOTS.values():
+        template = options.get("template", "linear")
+        if template not in built_in:
+            text = (REPOSITORY / ".dvc/plots" / f"{template}.json").read_text()
+            assert "<DVC_METRIC_DATA>" in json.dumps(json.loads(text))

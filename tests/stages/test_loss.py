@@ -1,0 +1,234 @@
+"""The sparse loss is the dense formula, in value and gradient, for every label there can be."""
+
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stages.shared.training.labels import LabelTensors
+from stages.shared.training.loss import (
+    dense_cross_entropy,
+    distillation_loss,
+    sparse_cross_entropy,
+)
+from store.batch import LabelBatch
+
+
+class Case(NamedTuple):
+    logits: torch.Tensor
+    class_ids: torch.Tensor
+    weights: torch.Tensor
+    tail: torch.Tensor
+
+
+def make_case(
+    kind: str, *, num_rows: int = 7, num_classes: int = 11, num_entries: int = 3, seed: int = 0
+) -> Case:
+    rng = torch.Generator().manual_seed(seed)
+
+    def uniform(*shape: int) -> torch.Tensor:
+        return torch.rand(*shape, generator=rng, dtype=torch.float64)
+
+    logits = 6 * uniform(num_rows, num_classes) - 3
+    class_ids = uniform(num_rows, num_classes).argsort(1)[:, :num_entries]
+    weights = uniform(num_rows, num_entries)
+    weights = weights / weights.sum(1, keepdim=True)
+    tail = torch.zeros(num_rows, dtype=torch.float64)
+    if kind == "hard":
+        class_ids, weights = class_ids[:, :1], torch.ones_like(weights[:, :1])
+    elif kind == "smoothed":
+        weights, tail = 0.8 * weights, tail + 0.2 / num_classes
+    elif kind == "repeated":
+        class_ids = class_ids[:, [0, 1, 0]] if num_entries >= 3 else class_ids[:, :1].repeat(1, 2)
+        weights = weights[:, : class_ids.shape[1]]
+    elif kind == "negative":
+        weights[:, 0] -= 0.3
+        tail = (1 - weights.sum(1)) / num_classes
+    elif kind == "unnormalised":
+        weights, tail = 3 * weights, tail + 0.1
+    elif kind == "empty":
+        class_ids, weights, tail = class_ids[:, :0], weights[:, :0], tail + 1 / num_classes
+    else:
+        assert kind == "renormalised"
+    return Case(logits, class_ids, weights, tail)
+
+
+KINDS = ["hard", "renormalised", "smoothed", "repeated", "negative", "unnormalised", "empty"]
+
+
+def dense_label(case: Case) -> torch.Tensor:
+    dense = case.tail[:, None].repeat(1, case.logits.shape[1])
+    for row in range(len(dense)):
+        for class_id, weight in zip(case.class_ids[row], case.weights[row], strict=True):
+            dense[row, class_id] += weight
+    return dense
+
+
+def dense_formula(case: Case, temperature: float = 1.0) -> torch.Tensor:
+    scaled = case.logits / temperature
+    logp = scaled - scaled.exp().sum(1, keepdim=True).log()
+    return -(dense_label(case) * logp).sum(1).mean() * temperature**2
+
+
+def gradient(loss: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+    (grad,) = torch.autograd.grad(loss, logits)
+    return grad
+
+
+@pytest.mark.parametrize("temperature", [1.0, 4.0, 0.5])
+@pytest.mark.parametrize("kind", KINDS)
+def test_sparse_is_dense_in_float64(kind: str, temperature: float) -> None:
+    case = make_case(kind, num_rows=70)  # more rows than one chunk of the backward
+    case.logits.requires_grad_()
+    sparse = sparse_cross_entropy(*case, temperature=temperature)
+    dense = dense_formula(case, temperature)
+    torch.testing.assert_close(sparse, dense, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        gradient(sparse, case.logits), gradient(dense, case.logits), rtol=1e-10, atol=1e-14
+    )
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    kind=st.sampled_from(KINDS),
+    num_rows=st.integers(1, 5),
+    num_classes=st.integers(3, 40),
+    seed=st.integers(0, 2**31),
+    temperature=st.sampled_from([1.0, 2.0]),
+)
+def test_sparse_is_dense_for_random_cases(
+    kind: str, num_rows: int, num_classes: int, seed: int, temperature: float
+) -> None:
+    case = make_case(kind, num_rows=num_rows, num_classes=num_classes, seed=seed)
+    case.logits.requires_grad_()
+    loss = sparse_cross_entropy(*case, temperature=temperature)
+    expected = dense_formula(case, temperature)
+    torch.testing.assert_close(loss, expected, rtol=1e-10, atol=1e-12)
+    grad = gradient(loss, case.logits)
+    torch.testing.assert_close(grad, gradient(expected, case.logits), rtol=1e-8, atol=1e-12)
+    torch.testing.assert_close(
+        grad.sum(1), torch.zeros(num_rows, dtype=torch.float64), rtol=0, atol=1e-12
+    )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradcheck(kind: str) -> None:
+    case = make_case(kind)
+    case.logits.requires_grad_()
+
+    def loss(logits: torch.Tensor) -> torch.Tensor:
+        return sparse_cross_entropy(logits, *case[1:], temperature=2.0)
+
+    assert torch.autograd.gradcheck(loss, (case.logits,))
+
+
+def test_upstream_gradient_scales_it() -> None:
+    case = make_case("smoothed")
+    case.logits.requires_grad_()
+    once = gradient(sparse_cross_entropy(*case), case.logits)
+    thrice = gradient(3 * sparse_cross_entropy(*case), case.logits)
+    torch.testing.assert_close(thrice, 3 * once)
+
+
+def test_backward_twice_through_a_kept_graph_is_the_same() -> None:
+    case = make_case("smoothed")
+    case.logits.requires_grad_()
+    loss = sparse_cross_entropy(*case)
+    (first,) = torch.autograd.grad(loss, case.logits, retain_graph=True)
+    (second,) = torch.autograd.grad(loss, case.logits)
+    assert torch.equal(first, second)
+
+
+def test_temperature_one_is_no_temperature() -> None:
+    case = make_case("negative")
+    assert torch.equal(sparse_cross_entropy(*case), sparse_cross_entropy(*case, temperature=1.0))
+
+
+def test_hard_label_is_torch_cross_entropy() -> None:
+    case = make_case("hard")
+    expected = F.cross_entropy(case.logits, case.class_ids[:, 0])
+    torch.testing.assert_close(sparse_cross_entropy(*case), expected)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 3.0])
+def test_dense_variant_is_the_formula(temperature: float) -> None:
+    case = make_case("negative")
+    case.logits.requires_grad_()
+    loss = dense_cross_entropy(case.logits, dense_label(case), temperature)
+    expected = dense_formula(case, temperature)
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(gradient(loss, case.logits), gradient(expected, case.logits))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_logits_are_raised_first(dtype: torch.dtype) -> None:
+    case = make_case("smoothed")
+    half = case.logits.to(dtype).requires_grad_()
+    loss = sparse_cross_entropy(half, *case[1:])
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss, sparse_cross_entropy(half.float(), *case[1:]))
+    assert gradient(loss, half).dtype == dtype
+
+
+def as_labels(case: Case, targets: torch.Tensor, *, dense: bool = False) -> LabelTensors:
+    if dense:
+        num_rows = len(targets)
+        none = torch.zeros(num_rows, 0)
+        return LabelTensors(none.long(), none, torch.zeros(num_rows), targets, dense_label(case))
+    return LabelTensors(case.class_ids, case.weights, case.tail, targets)
+
+
+@pytest.mark.parametrize("dense", [False, True])
+@pytest.mark.parametrize("truth_weight", [0.0, 0.3, 1.0])
+def test_truth_weight_mixes_two_losses(truth_weight: float, dense: bool) -> None:
+    case = make_case("smoothed")
+    targets = torch.arange(7)
+    labels = as_labels(case, targets, dense=dense)
+    loss = distillation_loss(case.logits, labels, temperature=2.0, truth_weight=truth_weight)
+    truth = F.cross_entropy(case.logits, targets)  # the ground truth has no temperature
+    expected = truth_weight * truth + (1 - truth_weight) * dense_formula(case, 2.0)
+    torch.testing.assert_close(loss, expected)
+
+
+def test_labels_flatten_image_after_image() -> None:
+    class_ids = np.arange(12, dtype=np.int64).reshape(2, 3, 2)
+    batch = LabelBatch(
+        boxes=np.zeros((2, 3, 4), np.int32),
+        flips=np.zeros((2, 3), np.bool_),
+        class_ids=class_ids,
+        weights=(class_ids / 12).astype(np.float32),
+        tail=np.arange(6, dtype=np.float32).reshape(2, 3),
+        targets=np.array([4, 9]),
+        dense=np.arange(30, dtype=np.float32).reshape(2, 3, 5),
+    )
+    labels = LabelTensors.from_batch(batch)
+    assert labels.class_ids.tolist() == class_ids.reshape(6, 2).tolist()
+    assert labels.tail.tolist() == [0, 1, 2, 3, 4, 5]
+    assert labels.targets.tolist() == [4, 4, 4, 9, 9, 9]
+    assert labels.dense is not None
+    assert labels.dense[3].tolist() == [15, 16, 17, 18, 19]
+
+
+def test_truth_labels_are_one_hot() -> None:
+    targets = torch.tensor([2, 0, 5])
+    labels = LabelTensors.from_targets(targets)
+    logits = torch.randn(3, 6, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(distillation_loss(logits, labels), F.cross_entropy(logits, targets))
+
+
+def test_saves_one_buffer_of_logits_size() -> None:
+    case = make_case("smoothed", num_rows=9, num_classes=50)
+    case.logits.requires_grad_()
+    saved: list[torch.Tensor] = []
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        saved.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        sparse_cross_entropy(*case)
+    assert sum(tensor.numel() >= case.logits.numel() for tensor in saved) == 1
