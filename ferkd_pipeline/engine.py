@@ -14,7 +14,7 @@ from typing import Any, Literal
 from ferkd_pipeline import stage_table, whole_stages
 from ferkd_pipeline.params import Params
 from ferkd_pipeline.stage_table import StageInfo
-from stages.shared.contract import Progress, Report, ShardInputs, Source, keyed_params
+from stages.shared.contract import Json, Progress, Report, ShardInputs, Source, keyed_params
 from store import entries, lock, shelf
 from store.atomic import remove
 from store.digest import sha256_json
@@ -40,7 +40,17 @@ class ShardOutcome:
 
     shard: int | None
     action: Action
-    report: Report | None
+    numbers: dict[str, Json]
+    """What the stage counted: from its entry where the shard was complete already."""
+
+
+@dataclass(frozen=True, slots=True)
+class StageOutcome:
+    """What a run of a stage did, and what there is to say of its shards together."""
+
+    shards: tuple[ShardOutcome, ...]
+    lines: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +118,7 @@ def run_stage(
     *,
     progress: Progress,
     force: bool = False,
-) -> list[ShardOutcome]:
+) -> StageOutcome:
     """Run a stage: all its shards (``shards`` None), or those named. Skips what is complete.
 
     Raises:
@@ -117,8 +127,10 @@ def run_stage(
     info = stage_table.find(name)
     if not info.sharded:
         if not force and whole_stages.why_incomplete(params, name) is None:
-            return [ShardOutcome(None, "skip", None)]
-        return [ShardOutcome(None, "run", whole_stages.run(params, name, progress))]
+            return StageOutcome((ShardOutcome(None, "skip", {}),))
+        report = whole_stages.run(params, name, progress)
+        whole = ShardOutcome(None, "run", report.numbers)
+        return StageOutcome((whole,), report.lines, report.warnings)
     if name == "calibrate" and shards is None:
         _fit(params, progress)
     jobs = _jobs(params, info, shards)
@@ -128,17 +140,36 @@ def run_stage(
     if shards is None:
         for artifact in dict.fromkeys(job.writer.artifact for job in jobs):
             entries.write_manifest(layout_of(params), artifact)
-    return outcomes
+    return _together(info, jobs, outcomes)
+
+
+def _together(info: StageInfo, jobs: list[_Job], outcomes: list[ShardOutcome]) -> StageOutcome:
+    """Let the stage say what its shards show together, artifact by artifact."""
+    module = importlib.import_module(f"{info.module}.run")
+    lines: list[str] = []
+    warnings: list[str] = []
+    for artifact in dict.fromkeys(job.writer.artifact for job in jobs):
+        pairs = zip(jobs, outcomes, strict=True)
+        numbers = [done.numbers for job, done in pairs if job.writer.artifact == artifact]
+        report: Report = module.summarise(artifact, numbers)
+        lines += report.lines
+        warnings += report.warnings
+    return StageOutcome(tuple(outcomes), tuple(lines), tuple(warnings))
 
 
 def _run_job(job: _Job, progress: Progress, force: bool) -> ShardOutcome:
     writer = job.writer
     if job.why_incomplete() is None and not force:
-        return ShardOutcome(job.shard, "skip", None)
+        return _skipped(job)
     with lock.hold(writer.layout.lock(writer.artifact, writer.stem)):
         if not force and _complete_now(job):
-            return ShardOutcome(job.shard, "skip", None)
-        return ShardOutcome(job.shard, "run", job.run(writer, progress))
+            return _skipped(job)
+        return ShardOutcome(job.shard, "run", job.run(writer, progress).numbers)
+
+
+def _skipped(job: _Job) -> ShardOutcome:
+    entry = _entry(job.writer)
+    return ShardOutcome(job.shard, "skip", entry.numbers if entry else {})
 
 
 def _complete_now(job: _Job) -> bool:

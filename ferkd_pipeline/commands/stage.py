@@ -14,7 +14,7 @@ from ferkd_pipeline.commands.options import json_option, params_option, print_js
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ferkd_pipeline.engine import ShardOutcome, ShardPlan
+    from ferkd_pipeline.engine import ShardOutcome, ShardPlan, StageOutcome
 
 EPILOG = (
     "\b\nStages, in the order of the data's way (* works shard by shard):\n"
@@ -72,8 +72,8 @@ def stage(
         _show_plan(name, engine.plan_stage(values, name, chosen, force=force), as_json)
         return
     with progress.watched() as watch:
-        outcomes = engine.run_stage(values, name, chosen, progress=watch, force=force)
-    _show_outcomes(name, outcomes, as_json)
+        outcome = engine.run_stage(values, name, chosen, progress=watch, force=force)
+    _show_outcome(name, outcome, as_json)
 
 
 def _show_plan(name: str, plans: Sequence[ShardPlan], as_json: bool) -> None:
@@ -84,29 +84,26 @@ def _show_plan(name: str, plans: Sequence[ShardPlan], as_json: bool) -> None:
         click.echo(f"{_label(name, plan.shard)}: {plan.action}: {plan.why}")
 
 
-def _show_outcomes(name: str, outcomes: Sequence[ShardOutcome], as_json: bool) -> None:
-    for outcome in outcomes:
-        for warning in outcome.report.warnings if outcome.report else ():
-            warn(f"{_label(name, outcome.shard)}: {warning}")
+def _show_outcome(name: str, outcome: StageOutcome, as_json: bool) -> None:
+    for warning in outcome.warnings:
+        warn(f"{name}: {warning}")
     if as_json:
-        shards = [dataclasses.asdict(outcome) for outcome in outcomes]
-        print_json({"stage": name, "shards": shards})
+        print_json({"stage": name, **dataclasses.asdict(outcome)})
         return
-    for outcome in outcomes:
-        for line in outcome.report.lines if outcome.report else ():
-            click.echo(f"{_label(name, outcome.shard)}: {line}")
-    click.echo(_summary(name, outcomes))
+    for line in outcome.lines:
+        click.echo(f"{name}: {line}")
+    click.echo(_summary(name, outcome.shards))
 
 
-def _summary(name: str, outcomes: Sequence[ShardOutcome]) -> str:
-    num_run = sum(outcome.action == "run" for outcome in outcomes)
-    if not outcomes:
+def _summary(name: str, shards: Sequence[ShardOutcome]) -> str:
+    num_run = len({done.shard for done in shards if done.action == "run"})
+    if not shards:
         return f"{name}: no shard falls to this task"
     if not num_run:
         return f"{name}: complete already, nothing to do"
-    if outcomes[0].shard is None:
+    if shards[0].shard is None:
         return f"{name}: done"
-    skipped = len(outcomes) - num_run
+    skipped = len({done.shard for done in shards}) - num_run
     kept = f", {skipped} complete already" if skipped else ""
     return f"{name}: {num_run} {'shard' if num_run == 1 else 'shards'} done{kept}"
 

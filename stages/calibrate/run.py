@@ -4,14 +4,16 @@ Two phases: ``fit`` looks at all shards at once (shares become thresholds), ``ru
 one shard. Neither touches predictions or a GPU.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from stages.calibrate import core
 from stages.calibrate.config import Step
 from stages.calibrate.core import Crops, ServedLabels
+from stages.calibrate.counts import Counts
 from stages.calibrate.fit import Fit, MaxProbCounts, needs_counts
 from stages.calibrate.fit import fit as fit_steps
 from stages.shared.contract import Json, Progress, Report, Source
@@ -146,6 +148,15 @@ def open_inputs(recipe: Recipe, source: Source) -> Callable[[int], Inputs]:
     return of_shard
 
 
+def summarise(artifact: str, numbers: Sequence[dict[str, Any]]) -> Report:
+    """What share of all shards' crops each action took."""
+    total = Counts()
+    for each in numbers:
+        total = total.merge(Counts(**each))
+    name = artifact.split("/", 1)[1]
+    return Report(lines=tuple(f"{name}: {line}" for line in total.lines()))
+
+
 def run(recipe: Recipe, inputs: Inputs, output: PartWriter, progress: Progress) -> Report:
     """Apply the fit to one shard and publish the overlay."""
     part = SoftPart(inputs.layout, inputs.soft)
@@ -170,8 +181,7 @@ def run(recipe: Recipe, inputs: Inputs, output: PartWriter, progress: Progress) 
     numbers = counts.to_json()
     output.publish_table(table, numbers, rows_per_image=part.num_crops)
     progress.advance(len(scalars.targets))
-    lines = tuple(f"{recipe.name}: {line}" for line in counts.lines())
-    return Report(numbers, lines)
+    return Report(numbers)
 
 
 def _served(part: SoftPart, targets: np.ndarray) -> ServedLabels:

@@ -1,6 +1,6 @@
 """The stage compress: predictions -> soft labels of one kind, for one shard. Needs no GPU."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -70,6 +70,14 @@ def open_inputs(config: Config, source: Source) -> Callable[[int], Inputs]:
         return Inputs(source.layout, start, own, crops, predictions)
 
     return of_shard
+
+
+def summarise(artifact: str, numbers: Sequence[dict[str, Any]]) -> Report:
+    """What the shards show together."""
+    num_rows = sum(each["num_images"] * each["num_crops"] for each in numbers)
+    num_rejected = sum(each["num_rejected_crops"] for each in numbers)
+    rejected = f", {num_rejected:,} of them rejected" if num_rejected else ""
+    return Report(lines=(f"labels of {num_rows:,} crops{rejected}",))
 
 
 def run(config: Config, inputs: Inputs, output: PartWriter, progress: Progress) -> Report:

@@ -112,12 +112,19 @@ def _inspect_all(
     def inspect_chunk(chunk: Sequence[str]) -> list[_Facts | Reject]:
         return [inspect(folder, path, config.max_pixels) for path in chunk]
 
-    num_workers = config.num_workers or len(os.sched_getaffinity(0))
+    num_workers = config.num_workers or _num_processors()
     pool = ThreadPoolExecutor(num_workers, thread_name_prefix="index")
     try:
         yield from pool.map(inspect_chunk, _chunks(paths))
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _num_processors() -> int:
+    """Processors that this process may use, which a cluster makes fewer than there are."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1  # macOS cannot tell
 
 
 def _chunks(paths: Sequence[str]) -> Iterator[Sequence[str]]:

@@ -27,7 +27,7 @@ class Config(BaseModel):
     """dense: log-probability of every class; topk: of the top R; auto: dense up to 2 R classes."""
     top_r: int = Field(64, ge=1, le=65534)
     """R, classes kept with keep topk; also the places that are ranked by the unrounded logit."""
-    block_images: int = Field(64, ge=1, le=65536)
+    block_images: int = Field(256, ge=1, le=65536)
     """Images of a checkpoint block: a kill loses at most one block."""
     max_reject_share: float = Field(0.01, ge=0, le=1)
     """Share of a shard's images that may be unusable before the shard fails."""

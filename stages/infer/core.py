@@ -71,7 +71,7 @@ class Kept:
         }
 
 
-def summarise(kept: Kept, logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
+def kept_values(kept: Kept, logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
     """What is kept of ``logits`` (B, C) of crops whose ground truth is ``targets`` (B,).
 
     ``logp`` is z - logsumexp(z) in float32, rounded to float16; ``logsumexp`` is that of z / T for

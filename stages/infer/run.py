@@ -1,6 +1,6 @@
 """The stage infer: images + crops -> predictions, for one shard."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from stages.infer.config import Config
-from stages.infer.core import Arrays, Kept, crop_keys, summarise
+from stages.infer.core import Arrays, Kept, crop_keys, kept_values
 from stages.infer.feed import Batch, CropFeed
 from stages.infer.reuse import Donors
 from stages.shared.contract import Json, Progress, Report, Source
@@ -242,7 +242,7 @@ class _ShardRun:
             logits = logits[: batch.num_crops].float()
             self._check_logits(logits, batch, rows)
             targets = torch.as_tensor(self.inputs.images.class_ids[rows[:, 0]], dtype=torch.int64)
-            kept = summarise(self.kept, logits, targets.to(device))
+            kept = kept_values(self.kept, logits, targets.to(device))
         return {name: tensor.cpu().numpy() for name, tensor in kept.items()}
 
     def _check_logits(self, logits: torch.Tensor, batch: Batch, rows: NDArray[np.int64]) -> None:
@@ -285,6 +285,7 @@ class _ShardRun:
         numbers: dict[str, Json] = {
             "num_images": len(self.inputs.images),
             "num_crops": self.num_crops,
+            "num_classes": self.kept.num_classes,
             "num_rejected_images": len(rejected),
             "num_labelled_crops": num_labelled,
             "num_crops_right": num_right,
@@ -298,7 +299,8 @@ class _ShardRun:
             beside={self._rejects_stem: table},
         )
         shelf.clear(self.folder)
-        return Report(numbers, *self._say(num_right, num_labelled, len(rejected)))
+        self._say_what_is_special(len(rejected))
+        return Report(numbers)
 
     @property
     def _rejects_stem(self) -> str:
@@ -317,25 +319,33 @@ class _ShardRun:
             num_labelled += int(usable.sum())
         return digest.hexdigest(), num_right, num_labelled
 
-    def _say(
-        self, num_right: int, num_labelled: int, num_rejected: int
-    ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        share = num_right / max(1, num_labelled)
-        copied = f", {self.num_copied} of them copied from earlier shards"
-        lines = (
-            f"{self.output.stem}: {num_labelled} crops labelled"
-            f"{copied if self.num_copied else ''}; the teacher's first class is the ground truth "
-            f"on {share:.1%} of them",
-        )
-        warnings: list[str] = []
-        if num_labelled and share < 2 / self.kept.num_classes:
-            warnings.append(
-                f"{self.output.stem}: the teacher is near chance ({share:.2%} right); its "
-                "normalisation or its order of classes is probably not that of these images"
-            )
+    def _say_what_is_special(self, num_rejected: int) -> None:
+        stem = self.output.stem
+        if self.num_copied:
+            self.progress.note(f"{stem}: {self.num_copied:,} crops copied from earlier shards")
         if num_rejected:
             listed = self.output.layout.table(ARTIFACT, self._rejects_stem)
-            warnings.append(
-                f"{self.output.stem}: {num_rejected} images could not be used, listed in {listed}"
-            )
-        return lines, tuple(warnings)
+            self.progress.note(f"{stem}: {num_rejected} images could not be used, see {listed}")
+
+
+def summarise(artifact: str, numbers: Sequence[dict[str, Any]]) -> Report:
+    """How right the teacher is on all shards together, with a warning near chance.
+
+    Not shard by shard: images are sorted by path, so a shard holds few classes.
+    """
+    num_labelled = sum(each["num_labelled_crops"] for each in numbers)
+    num_rejected = sum(each["num_rejected_images"] for each in numbers)
+    share = sum(each["num_crops_right"] for each in numbers) / max(1, num_labelled)
+    lines = (
+        f"{num_labelled:,} crops labelled; the teacher's first class is the ground truth on "
+        f"{share:.1%} of them",
+    )
+    warnings: list[str] = []
+    if num_labelled and share < 2 / numbers[0]["num_classes"]:
+        warnings.append(
+            f"the teacher is near chance ({share:.2%} right): its normalisation or its order of "
+            "classes is probably not that of these images"
+        )
+    if num_rejected:
+        warnings.append(f"{num_rejected} images could not be used, see {artifact}/_rejects-*")
+    return Report(lines=lines, warnings=tuple(warnings))

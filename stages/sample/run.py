@@ -1,7 +1,8 @@
 """The stage sample: images -> crops, for one shard."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from stages.sample import core
 from stages.sample.config import Config
@@ -41,6 +42,13 @@ def open_inputs(config: Config, source: Source) -> Callable[[int], Inputs]:
         return Inputs(start, table.slice(start, stop))
 
     return of_shard
+
+
+def summarise(artifact: str, numbers: Sequence[dict[str, Any]]) -> Report:
+    """What the shards show together."""
+    num_images = sum(each["num_images"] for each in numbers)
+    num_crops = numbers[0]["num_crops"]
+    return Report(lines=(f"{num_crops} crops of each of {num_images:,} images",))
 
 
 def run(config: Config, inputs: Inputs, output: PartWriter, progress: Progress) -> Report:

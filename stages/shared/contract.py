@@ -54,8 +54,6 @@ class NoProgress:
         """Ignore."""
 
 
-
-
 @dataclass(frozen=True, slots=True)
 class Source:
     """The store that a stage over shards works on."""

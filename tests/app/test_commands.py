@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from ferkd_pipeline import cli, engine
-from ferkd_pipeline.engine import RecordOutcome, ShardOutcome, ShardPlan
+from ferkd_pipeline.engine import RecordOutcome, ShardOutcome, ShardPlan, StageOutcome
 from ferkd_pipeline.params import Params
 from ferkd_pipeline.units import readable_bytes
-from stages.shared.contract import Progress, Report
+from stages.shared.contract import Progress
 from store import info as store_info
 from store import verify as store_verify
 from store.verify import Damage, VerifyResult
@@ -29,14 +29,12 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> Calls:
         *,
         progress: Progress,
         force: bool = False,
-    ) -> list[ShardOutcome]:
+    ) -> StageOutcome:
         calls.append((params.store.num_shards, name, shards, force))
         progress.note("a note")
-        report = Report({"num_rows": 8}, ("8 crops",), ("2 images rejected",))
-        return [
-            ShardOutcome(0, "skip", None),
-            *[ShardOutcome(shard, "run", report) for shard in shards or (1,)],
-        ]
+        done = [ShardOutcome(shard, "run", {"num_rows": 8}) for shard in shards or (1,)]
+        skipped = ShardOutcome(0, "skip", {"num_rows": 7})
+        return StageOutcome((skipped, *done), ("8 crops",), ("2 images rejected",))
 
     monkeypatch.setattr(engine, "run_stage", run_stage)
     return calls
@@ -48,8 +46,8 @@ def test_stage_runs_all_shards(
     assert cli.main(["stage", "sample"]) == 0
     assert ran == [(4, "sample", None, False)]
     captured = capsys.readouterr()
-    assert captured.out == ("sample shard 1: 8 crops\nsample: 1 shard done, 1 complete already\n")
-    assert captured.err == "a note\nWarning: sample shard 1: 2 images rejected\n"
+    assert captured.out == ("sample: 8 crops\nsample: 1 shard done, 1 complete already\n")
+    assert captured.err == "a note\nWarning: sample: 2 images rejected\n"
 
 
 def test_stage_runs_the_shards_named(project: Path, ran: Calls) -> None:
@@ -70,8 +68,9 @@ def test_stage_prints_json(project: Path, ran: Calls, capsys: pytest.CaptureFixt
     assert cli.main(["stage", "sample", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["stage"] == "sample"
-    assert found["shards"][0] == {"shard": 0, "action": "skip", "report": None}
-    assert found["shards"][1]["report"]["numbers"] == {"num_rows": 8}
+    assert found["shards"][0] == {"shard": 0, "action": "skip", "numbers": {"num_rows": 7}}
+    assert found["shards"][1]["numbers"] == {"num_rows": 8}
+    assert found["warnings"] == ["2 images rejected"]
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,9 @@ from stages.evaluate import run as evaluate
 from stages.evaluate.config import Config as EvaluateConfig
 from stages.shared.contract import NoProgress
 from stages.shared.model_config import ModelConfig
+from stages.shared.training.batches import Labels, StoredCrops
 from stages.shared.training.config import LearnerConfig
+from stages.shared.training.learner import Learned, learn
 from stages.teacher import run as teacher
 from stages.teacher.config import Config as TeacherConfig
 from stages.train import run as train
@@ -226,6 +228,33 @@ def test_an_arm_is_what_train_would_train(view: FakeView, data: Path, tmp_path: 
     assert found["top1"]["store"]["val"]["values"] == [summary["top1"]]
     in_arm = [row["top1"] for row in rows(tmp_path / "out" / "curves.csv")]
     assert in_arm == [row["top1"] for row in rows(alone.metrics / "curve.csv")]
+
+
+def test_every_arm_and_seed_is_a_training_of_its_own(
+    view: FakeView, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses: dict[str, list[float]] = {}
+
+    def recorded(*args: Any, label: str, **kwargs: Any) -> Learned:
+        learned = learn(*args, label=label, **kwargs)
+        losses[label] = learned.history.losses
+        return learned
+
+    monkeypatch.setattr(compare, "learn", recorded)
+    run_compare(view, data, tmp_path / "out")
+    sure = FakeView(view.folder, view.images, certainty=0.9)
+    labels: Labels
+    for name, source_view, labels in (
+        ("truth", view, "truth"),
+        ("store", view, "store"),
+        ("sure", sure, "store"),
+    ):
+        for seed in (0, 5):
+            given = LearnerConfig(**TRAINING, seed=seed)
+            source = StoredCrops(source_view, 2, seed, labels)
+            alone = learn(given, source, evaluation=None, progress=NoProgress(), label="alone")
+            assert losses[f"{name}, seed {seed}"] == alone.history.losses
+    assert len(losses) == 6
 
 
 def test_an_unknown_arm_is_named(view: FakeView, data: Path, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from PIL import Image
 
 from stages.digits import core, run
 from stages.digits.config import NUM_DIGITS, Config
+from stages.shared.contract import NoProgress
 
 SIZES = (1200, 200, 397)
 SMALL = Config(
@@ -131,9 +132,9 @@ def test_a_split_draws_its_clutter_from_itself(handwriting: core.Handwriting) ->
 
 
 def test_run_writes_class_folders_of_both_formats(tmp_path: Path) -> None:
-    counts = run.run(SMALL, tmp_path / "data" / "digits")
+    counts = run.run(SMALL, tmp_path / "data" / "digits", NoProgress()).numbers
     assert counts == {"train": 120, "val": 50, "test": 50}
-    for name, count in counts.items():
+    for name, count in {"train": 120, "val": 50, "test": 50}.items():
         folder = tmp_path / "data" / "digits" / name
         assert sorted(path.name for path in folder.iterdir()) == [str(k) for k in range(10)]
         files = list(folder.glob("*/*"))
@@ -148,17 +149,17 @@ def test_run_writes_class_folders_of_both_formats(tmp_path: Path) -> None:
 
 def test_run_gives_the_same_bytes_and_replaces_what_was_there(tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
-    run.run(SMALL, one)
+    run.run(SMALL, one, NoProgress())
     two.mkdir()
     (two / "old.txt").write_text("left from before")
-    run.run(SMALL, two)
+    run.run(SMALL, two, NoProgress())
     assert _digests(one) == _digests(two)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "two"]
 
 
 def test_more_renders_leave_the_old_images_alone(tmp_path: Path) -> None:
-    run.run(SMALL, tmp_path / "few")
-    run.run(SMALL.model_copy(update={"renders_train": 3}), tmp_path / "more")
+    run.run(SMALL, tmp_path / "few", NoProgress())
+    run.run(SMALL.model_copy(update={"renders_train": 3}), tmp_path / "more", NoProgress())
     few, more = _digests(tmp_path / "few"), _digests(tmp_path / "more")
     assert len(more) == len(few) + 60
     assert few.items() <= more.items()
@@ -168,7 +169,7 @@ def test_a_run_that_fails_leaves_the_old_folder_as_it_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     output = tmp_path / "digits"
-    run.run(SMALL, output)
+    run.run(SMALL, output, NoProgress())
     before = _digests(output)
 
     def fail(*_: object) -> None:
@@ -176,7 +177,7 @@ def test_a_run_that_fails_leaves_the_old_folder_as_it_was(
 
     monkeypatch.setattr(run, "_write_image", fail)
     with pytest.raises(OSError, match="disk full"):
-        run.run(SMALL, output)
+        run.run(SMALL, output, NoProgress())
     assert _digests(output) == before
     assert [path.name for path in tmp_path.iterdir()] == ["digits"]
 

@@ -173,6 +173,15 @@ def test_what_is_no_image_gives_a_short_reason(data: bytes, reason: str) -> None
     assert "0x" not in str(caught.value), "a memory address would make the store differ"
 
 
+def test_a_reason_is_one_line_without_memory_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: object, **kwargs: object) -> None:
+        raise OSError("broken\n  stream <BytesIO at 0x7f00aa>")
+
+    monkeypatch.setattr(Image, "open", fail)
+    with pytest.raises(ImageError, match=r"^damaged: broken stream <BytesIO>$"):
+        decode(b"anything")
+
+
 def test_any_cut_of_any_image_is_refused_or_read_but_never_crashes() -> None:
     for make in ODD_IMAGES.values():
         data = make()

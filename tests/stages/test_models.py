@@ -372,12 +372,13 @@ def test_wrapped_and_tied_modules_are_saved_plainly(tmp_path: Path) -> None:
 
 
 def test_saving_again_never_writes_into_the_old_files(saved: Path, tmp_path: Path) -> None:
-    cached = tmp_path / "cache"
-    os.link(saved / "model.safetensors", cached)
-    before = cached.read_bytes()
+    names = ("model.safetensors", "model.json")
+    for name in names:
+        os.link(saved / name, tmp_path / name)
+    before = [(tmp_path / name).read_bytes() for name in names]
     built = build(model(), 3, seed=6)
     save_model(saved, built.module, card_of(model(), built.spec, CLASSES))
-    assert cached.read_bytes() == before
+    assert [(tmp_path / name).read_bytes() for name in names] == before
     assert load_model(saved).digest == built.digest
 
 

@@ -9,12 +9,14 @@ from timm.data.transforms_factory import transforms_imagenet_eval
 from torch import Tensor
 from torchvision.transforms import functional as vision
 
+from stages.shared import pixels
 from stages.shared.pixels import (
     CropMode,
     Interpolation,
     crop_resize,
     evaluation_crop,
     normalise,
+    resize,
 )
 
 RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
@@ -195,11 +197,21 @@ def test_evaluation_is_timms(crop_mode: CropMode, size: tuple[int, int], crop_ra
 
 
 @pytest.mark.parametrize("shape", [(1, 400_000), (300_000, 2), (3, 90_001)])
-def test_evaluating_a_thread_of_pixels_takes_little_memory(shape: tuple[int, int]) -> None:
+def test_evaluating_a_thread_of_pixels_resizes_only_its_middle(
+    shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    areas = []
+
+    def measured(planes: Tensor, size: tuple[int, int], interpolation: Interpolation) -> Tensor:
+        areas.append(size[0] * size[1])
+        return resize(planes, size, interpolation)
+
+    monkeypatch.setattr(pixels, "resize", measured)
     image = np.zeros((*shape, 3), np.uint8)
     middle = tuple(slice((side - 1) // 2, side // 2 + 1) for side in shape)
     image[middle] = 255
     crop = evaluation_crop(image, (32, 32), 0.875, "bilinear")
+    assert areas[0] < 100_000, "whole, it would be half a gigapixel"
     assert crop.shape == (3, 32, 32)
     assert crop[:, 15:17, 15:17].min() > 200, "the centre stays the centre"
     assert torch.equal(crop, crop.flip(1))
