@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export DVC_NO_ANALYTICS := 1
 
-.PHONY: help setup repro test lint types bench clean
+.PHONY: help setup repro test lint types clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -38,9 +38,6 @@ lint: $(READY) ## style, formatting and who may import whom
 
 types: $(READY) ## mypy, strict
 	@mypy
-
-bench: $(READY) ## side by side with the reference format and loader; prints ratios
-	@for benchmark in benchmarks/*.py; do python $$benchmark; done
 
 clean: ## delete what tools left; data, labels and models stay
 	@rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.* htmlcov dist

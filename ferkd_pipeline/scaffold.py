@@ -151,16 +151,22 @@ def set_up_dvc(folder: Path) -> list[str]:
             "`pip install 'ferkd-pipeline[dvc]'`, then `git init && dvc init` in the folder"
         ]
     top = _git_top(folder)
+    notes = []
     if top is None:
-        return ["not a git repository: for `dvc repro`, `git init && dvc init` in the folder"]
-    nested = [] if top == folder.resolve() else ["--subdir"]
+        nested = ["--no-scm"]
+        notes.append(
+            "not a git repository, so DVC was set up without; to keep the lineage in git later: "
+            "`git init && dvc config --unset core.no_scm` in the folder"
+        )
+    else:
+        nested = [] if top == folder.resolve() else ["--subdir"]
     commands = [["init", "--quiet", *nested]]
     commands += [["config", "--quiet", name, value] for name, value in _DVC_SETTINGS.items()]
     for command in commands:
         done = _run([sys.executable, "-m", "dvc", *command], folder)
         if done.returncode:
             return [f"`dvc {' '.join(command)}` failed: {' '.join(done.stderr.split())}"]
-    return []
+    return notes
 
 
 def _git_top(folder: Path) -> Path | None:

@@ -54,7 +54,7 @@ def why_incomplete(params: Params, name: str) -> str | None:
         return "not made yet"
     if mark.get("key") != _key(params, name, whole):
         return "parameters or inputs changed"
-    if mark.get("files") != _written(whole):
+    if mark.get("written") != _written(whole):
         return "its results are missing or were changed"
     return None
 
@@ -70,7 +70,7 @@ def run(params: Params, name: str, progress: Progress) -> Report:
         whole = _prepare(params, name)
         _mark(params, name).unlink(missing_ok=True)
         report = whole.run(progress)
-        mark = {"key": _key(params, name, whole), "files": _written(whole)}
+        mark = {"key": _key(params, name, whole), "written": _written(whole)}
         write_bytes(_mark(params, name), canonical_json(mark))
     return report
 
@@ -93,10 +93,10 @@ def _key(params: Params, name: str, whole: _Whole) -> str:
     return sha256_json({"stage": name, **lineage})
 
 
-def _written(whole: _Whole) -> dict[str, str]:
-    return {
-        path.as_posix(): sha256_file(path) for top in whole.writes for path in _files_below(top)
-    }
+def _written(whole: _Whole) -> str:
+    """Digest of names and bytes of everything that the stage wrote."""
+    files = [path for top in whole.writes for path in _files_below(top)]
+    return sha256_json({path.as_posix(): sha256_file(path) for path in files})
 
 
 def _files_below(top: Path) -> Iterator[Path]:

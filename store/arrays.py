@@ -7,7 +7,7 @@ detects no flipped bit. A missing chunk reads as the fill value, which no data e
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,49 +17,18 @@ from numpy.typing import NDArray
 from zarr.codecs import ZstdCodec
 from zarr.storage import LocalStore
 
-from store.atomic import fsync_path, write_bytes
+from store.array_spec import ArraySpec, class_dtype, damage_is_told, reject_value
+from store.atomic import fsync_path, remove, write_bytes
 from store.digest import canonical_json, rows_digest
+from store.entry import check_version
 from store.errors import DataError
 from store.layout import FORMAT_VERSION
+
+__all__ = ["ArrayReader", "ArraySpec", "ArrayWriter", "class_dtype", "reject_value"]
 
 _ZSTD_LEVEL = 3
 _CHUNK_BYTES = 1 << 18
 """Inner chunks of about this size: small enough to read one image without its whole block."""
-
-
-@dataclass(frozen=True, slots=True)
-class ArraySpec:
-    """Type of one array; its first axis is the images of the shard."""
-
-    dtype: str
-    trailing: tuple[int, ...] = ()
-    """Dimensions after the images, such as (M, C)."""
-    names: tuple[str, ...] = ()
-    """Names of the trailing dimensions, such as ("crop", "class")."""
-
-    @property
-    def fill(self) -> Any:
-        """What a missing chunk reads as; no data has it."""
-        dtype = np.dtype(self.dtype)
-        return np.inf if dtype.kind == "f" else _largest(dtype)
-
-
-def _largest(dtype: np.dtype[Any]) -> int:
-    return int(np.iinfo(dtype).max) if dtype.kind in "iu" else 255
-
-
-def reject_value(dtype: str) -> Any:
-    """What stands for an image that could not be used: NaN, or the second largest integer."""
-    kind = np.dtype(dtype)
-    return np.nan if kind.kind == "f" else _largest(kind) - 1
-
-
-def class_dtype(num_classes: int) -> str:
-    """Smallest unsigned type for class ids below ``num_classes`` and the two marks above them."""
-    for name in ("uint8", "uint16"):
-        if num_classes <= np.iinfo(name).max - 1:
-            return name
-    return "uint32"
 
 
 class ArrayWriter:
@@ -104,7 +73,7 @@ class ArrayWriter:
         try:
             recorded = json.loads(self._mark(block).read_bytes())
             return bool(recorded["digest"] == rows_digest(self.read(block)))
-        except (OSError, ValueError, KeyError, RuntimeError):
+        except (DataError, FileNotFoundError, ValueError, KeyError, TypeError):
             return False
 
     def note(self, block: int) -> Any:
@@ -112,9 +81,14 @@ class ArrayWriter:
         return json.loads(self._mark(block).read_bytes())["note"]
 
     def read(self, block: int) -> dict[str, NDArray[Any]]:
-        """Values of a written block."""
+        """Values of a written block.
+
+        Raises:
+            DataError: it is missing or damaged.
+        """
         start, stop = self.bounds(block)
-        return {name: np.asarray(self._array(name)[start:stop]) for name in self._specs}
+        with damage_is_told(self.path):
+            return {name: np.asarray(self._array(name)[start:stop]) for name in self._specs}
 
     def write(self, block: int, values: Mapping[str, NDArray[Any]], note: Any = None) -> None:
         """Write one block, whole, durably, then its journal line with ``note`` (JSON)."""
@@ -124,11 +98,15 @@ class ArrayWriter:
             name: np.ascontiguousarray(values[name], dtype=spec.dtype)
             for name, spec in self._specs.items()
         }
+        self._mark(block).unlink(missing_ok=True)
         for name, array in typed.items():
+            # Zarr reads what it overwrites in part, as the last block is: damage must not stop it.
+            written = self.path / name / "c" / str(block)
+            remove(written)
             self._array(name)[start:stop] = array
-            for file in (self.path / name / "c" / str(block)).rglob("*"):
-                if file.is_file():
-                    fsync_path(file)
+            for file in [written, *written.rglob("*")]:
+                fsync_path(file)
+            fsync_path(written.parent)
         write_bytes(self._mark(block), canonical_json({"digest": rows_digest(typed), "note": note}))
 
     def _mark(self, block: int) -> Path:
@@ -140,12 +118,12 @@ class ArrayWriter:
     def _open(self, attributes: dict[str, Any]) -> zarr.Group:
         described = {**attributes, "format_version": FORMAT_VERSION}
         store = LocalStore(self.path)
-        try:
+        with suppress(DataError), damage_is_told(self.path):
             group = zarr.open_group(store, mode="r+", zarr_format=3)
             if dict(group.attrs) == {"ferkd": described} and set(group) == set(self._specs):
                 return group
-        except (FileNotFoundError, ValueError, KeyError):
-            pass
+        for mark in self._journal.iterdir():
+            mark.unlink()
         group = zarr.open_group(store, mode="w", zarr_format=3, attributes={"ferkd": described})
         for name, spec in self._specs.items():
             self._create(group, name, spec)
@@ -181,23 +159,17 @@ class ArrayReader:
             DataError: missing, not ours, or of a newer format version.
         """
         self.path = path
-        try:
+        with damage_is_told(path):
             self._group = zarr.open_group(LocalStore(path, read_only=True), mode="r")
-            self.attributes: dict[str, Any] = dict(self._group.attrs["ferkd"])  # type: ignore[arg-type]
-        except (FileNotFoundError, KeyError, ValueError, TypeError) as error:
-            reason = " ".join(str(error).split())
-            raise DataError(
-                f"{path} is missing or not a Zarr store of ours ({reason}); run its stage again"
-            ) from None
-        if self.attributes.get("format_version", 0) > FORMAT_VERSION:
-            raise DataError(
-                f"{path} has a newer format version than {FORMAT_VERSION}; upgrade ferkd-pipeline"
-            )
+            described: Any = self._group.attrs["ferkd"]
+            self.attributes: dict[str, Any] = dict(described)
+        check_version(self.attributes.get("format_version"), path)
 
     @property
     def names(self) -> list[str]:
         """Names of the arrays, sorted."""
-        return sorted(self._group)
+        with damage_is_told(self.path):
+            return sorted(self._group)
 
     @property
     def num_images(self) -> int:
@@ -220,13 +192,8 @@ class ArrayReader:
             DataError: a chunk is missing or damaged.
         """
         array = self._array(name)
-        try:
+        with damage_is_told(self.path / name):
             values = np.asarray(array[start:stop])
-        except (OSError, ValueError, RuntimeError) as error:
-            reason = " ".join(str(error).split())
-            raise DataError(
-                f"{self.path}/{name} is damaged ({reason}); delete it and run its stage again"
-            ) from None
         if values.size and bool(np.any(values == array.fill_value)):
             raise DataError(f"{self.path}/{name} lacks a chunk; delete it and run its stage again")
         return values
@@ -237,7 +204,5 @@ class ArrayReader:
             yield start, min(start + self.block_images, self.num_images)
 
     def _array(self, name: str) -> Any:
-        try:
+        with damage_is_told(self.path / name):
             return self._group[name]
-        except KeyError:
-            raise DataError(f"{self.path} has no array {name}; run its stage again") from None

@@ -4,13 +4,21 @@ Everything is written beside its final place under a hidden name, flushed to dis
 Nothing is ever opened for writing in place: a file may be a hardlink into DVC's cache.
 """
 
+import errno
+import glob
 import os
+import re
 import shutil
+import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 _FILES_WORTH_ONE_SYNC = 1000
+_LEFTOVER = re.compile(r"-(?P<host>[^/]*)-(?P<pid>\d+)\.tmp")
+_ABANDONED_SECONDS = 24 * 3600.0
+"""A leftover of another machine is deleted after this: no write of ours takes as long."""
 
 
 def fsync_path(path: Path) -> None:
@@ -44,21 +52,47 @@ def remove(path: Path) -> None:
 
 def sweep(final: Path) -> None:
     """Delete what interrupted writers of ``final`` left; call it only as its one writer."""
-    for leftover in final.parent.glob(f".{final.name}.*.tmp"):
+    for leftover in _leftovers(final):
         remove(leftover)
 
 
+def _sweep_dead(final: Path) -> None:
+    """Delete what dead writers of ``final`` left; one that is alive may be writing it now."""
+    for leftover in _leftovers(final):
+        if not _has_live_writer(leftover):
+            remove(leftover)
+
+
+def _leftovers(final: Path) -> list[Path]:
+    return sorted(final.parent.glob(f".{glob.escape(final.name)}.*.tmp"))
+
+
+def _has_live_writer(leftover: Path) -> bool:
+    name = _LEFTOVER.search(leftover.name)
+    try:
+        if name is None or name["host"] != socket.gethostname():
+            return time.time() - leftover.stat().st_mtime < _ABANDONED_SECONDS
+        os.kill(int(name["pid"]), 0)
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    except PermissionError:
+        return True  # a process of another user
+    return int(name["pid"]) != os.getpid()
+
+
 def _beside(final: Path, purpose: str) -> Path:
-    return final.with_name(f".{final.name}.{purpose}-{os.getpid()}.tmp")
+    return final.with_name(f".{final.name}.{purpose}-{socket.gethostname()}-{os.getpid()}.tmp")
 
 
 @contextmanager
 def replace_file(final: Path) -> Iterator[Path]:
     """Yield a path to write to; it becomes ``final`` when the block ends without an error.
 
-    Parent folders are made. On an error the partial file is deleted and ``final`` is untouched.
+    Parent folders are made, and what killed writers of ``final`` left is deleted. On an error the
+    partial file is deleted and ``final`` is untouched.
     """
     final.parent.mkdir(parents=True, exist_ok=True)
+    _sweep_dead(final)
     partial = _beside(final, "new")
     try:
         yield partial
@@ -83,6 +117,7 @@ def replace_folder(final: Path) -> Iterator[Path]:
     no folder of that name: readers treat absence as incomplete.
     """
     final.parent.mkdir(parents=True, exist_ok=True)
+    _sweep_dead(final)
     partial = _beside(final, "new")
     remove(partial)
     partial.mkdir()
@@ -101,6 +136,37 @@ def move_folder(source: Path, final: Path) -> None:
     remove(aside)
     if final.exists():
         os.rename(final, aside)
-    os.rename(source, final)
-    fsync_path(final.parent)
+    rename(source, final)
     remove(aside)
+
+
+def rename(source: Path, final: Path) -> None:
+    """Rename a file or folder durably; where ``final`` is on another disk, copy, then rename.
+
+    A folder must not stand at ``final``.
+    """
+    try:
+        os.rename(source, final)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        _copy_across(source, final)
+    fsync_path(final.parent)
+    if source.parent != final.parent and source.parent.exists():
+        fsync_path(source.parent)
+
+
+def _copy_across(source: Path, final: Path) -> None:
+    partial = _beside(final, "new")
+    remove(partial)
+    try:
+        if source.is_dir():
+            shutil.copytree(source, partial)
+            fsync_tree(partial)
+        else:
+            shutil.copy2(source, partial)
+            fsync_path(partial)
+        os.rename(partial, final)
+    finally:
+        remove(partial)
+    remove(source)

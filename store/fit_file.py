@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from store.atomic import write_bytes
-from store.digest import canonical_json, sha256_json
+from store.digest import sha256_json
+from store.entry import check_version, pretty_json
 from store.errors import DataError
 from store.layout import FORMAT_VERSION, Layout
 
@@ -18,8 +19,7 @@ def path_of(layout: Layout, artifact: str) -> Path:
 def write(layout: Layout, artifact: str, body: dict[str, Any]) -> None:
     """Publish a fit, with its own SHA-256; left alone where it is already right."""
     described = {"format_version": FORMAT_VERSION, **body}
-    canonical_json(described)
-    data = json.dumps({**described, "sha256": sha256_json(described)}, indent=1).encode() + b"\n"
+    data = _file_bytes(described, sha256_json(described))
     path = path_of(layout, artifact)
     if not path.exists() or path.read_bytes() != data:
         write_bytes(path, data)
@@ -33,14 +33,19 @@ def read(layout: Layout, artifact: str) -> dict[str, Any] | None:
     """
     path = path_of(layout, artifact)
     try:
-        raw = dict(json.loads(path.read_bytes()))
+        data = path.read_bytes()
+        raw = dict(json.loads(data))
         digest = raw.pop("sha256")
+        is_right = digest == sha256_json(raw) and data == _file_bytes(raw, digest)
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError):
         raise DataError(f"{path} is damaged; run `ferkd-pipeline stage calibrate`") from None
-    if sha256_json(raw) != digest:
+    if not is_right:
         raise DataError(f"{path} does not match its SHA-256; run `ferkd-pipeline stage calibrate`")
-    if raw.pop("format_version") > FORMAT_VERSION:
-        raise DataError(f"{path} has a newer format version; upgrade ferkd-pipeline")
+    check_version(raw.pop("format_version", None), path)
     return raw
+
+
+def _file_bytes(described: dict[str, Any], digest: str) -> bytes:
+    return pretty_json({**described, "sha256": digest}, sort=False)

@@ -69,8 +69,9 @@ def load(layout: Layout) -> ImageTable:
         raise DataError(
             f"{layout.entry('images', STEM)} is missing; run `ferkd-pipeline stage index` first"
         )
-    images = tables.read_table(layout.table("images", STEM))
-    classes = tables.read_table(layout.table("images", "classes"))
+    names = ["path", "class_id", "height", "width", "content_hash"]
+    images = tables.read_table(layout.table("images", STEM), names)
+    classes = tables.read_table(layout.table("images", "classes"), ["name"])
     return ImageTable(
         tables.column(images, "path"),
         tables.column(images, "class_id"),
@@ -85,11 +86,16 @@ def shard_bounds(num_images: int, num_shards: int, shard: int) -> tuple[int, int
     """First image id and one past the last one of a shard: contiguous, sizes differ by one at most.
 
     Raises:
-        ParamsError: the shard is out of range.
+        ParamsError: the shard is out of range, or there are more shards than images.
     """
     if not 0 <= shard < num_shards:
         raise ParamsError(
             f"shard {shard} is out of range: store.num_shards is {num_shards}, "
             f"so shards are 0 to {num_shards - 1}"
+        )
+    if num_shards > num_images:
+        raise ParamsError(
+            f"store.num_shards is {num_shards}, but there are only {num_images} images; "
+            f"allowed: 1 to {num_images}"
         )
     return shard * num_images // num_shards, (shard + 1) * num_images // num_shards

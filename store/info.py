@@ -7,8 +7,7 @@ from typing import Any
 from store import entries
 from store.entries import Entry
 from store.errors import DataError
-from store.layout import FORMAT_VERSION, Layout
-from store.verify import list_artifacts
+from store.layout import FORMAT_VERSION, Layout, list_artifacts
 
 
 def info(root: Path) -> dict[str, Any]:
@@ -71,17 +70,18 @@ def _headline(listed: dict[str, list[Entry]], artifacts: dict[str, Any]) -> dict
     if "images" in artifacts:
         head |= artifacts["images"]["numbers"]
     if "crops" in artifacts:
-        head["num_crops"] = artifacts["crops"]["attributes"]["num_crops"]
+        head["num_crops"] = listed["crops"][0].attribute("num_crops")
     if "predictions" in artifacts:
         made = listed["predictions"][0].lineage
+        inputs = made.get("inputs", {})
         head["teacher"] = {
-            "name": made["params"]["teacher"]["name"],
-            "digest": made["inputs"]["teacher"],
-            "device": made["inputs"]["device"],
+            "name": made.get("params", {}).get("teacher", {}).get("name"),
+            "digest": inputs.get("teacher"),
+            "device": inputs.get("device"),
         }
     if "soft" in artifacts:
         soft = artifacts["soft"]
-        head["label"] = soft["attributes"]["label"]
+        head["label"] = listed["soft"][0].attribute("label")
         rows = max(1, soft["rows"])
         training = soft["num_bytes"] + artifacts.get("crops", {}).get("num_bytes", 0)
         head["label_bytes_per_crop"] = round(soft["num_bytes"] / rows, 2)

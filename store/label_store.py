@@ -6,14 +6,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as ds
+from numpy.typing import NDArray
 
-from store import images, tables
+from store import entries, images, tables
+from store.errors import DataError
 from store.images import ImageTable
 from store.info import info
 from store.layout import Layout, calibrated, part_name
+from store.soft_part import SoftPart
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+_KEY = ["image_id", "crop"]
 
 
 class LabelStore:
@@ -52,12 +58,20 @@ class LabelStore:
         """Path, box, label and, where named, calibration of every crop of a shard, joined.
 
         The tables of a shard have the same rows in the same order, so this is no search.
+
+        Raises:
+            DataError: a table is missing or damaged, or they are of different crops.
         """
         joined = self._table("crops", shard)
-        others = [self._table("soft", shard)]
-        if calibration is not None:
-            others.append(self._table(calibrated(calibration), shard))
-        for other in others:
+        artifacts = ["soft"] if calibration is None else ["soft", calibrated(calibration)]
+        for artifact in artifacts:
+            other = self._table(artifact, shard)
+            if not other.select(_KEY).equals(joined.select(_KEY)):
+                raise DataError(
+                    f"{self.layout.table(artifact, part_name(shard))} has other rows than "
+                    f"{self.layout.table('crops', part_name(shard))}; run `ferkd-pipeline store "
+                    "verify`"
+                )
             for name in other.column_names[2:]:
                 joined = joined.append_column(name, other.column(name))
         ids = tables.column(joined, "image_id")
@@ -65,23 +79,36 @@ class LabelStore:
         return self._frame(joined.add_column(2, "path", paths))
 
     def dataset(self, artifact: str = "soft") -> ds.Dataset:
-        """All parts of an artifact as one pyarrow dataset, for queries over the whole store."""
-        files = sorted(self.layout.folder(artifact).glob("part-*.parquet"))
+        """All parts of an artifact as one pyarrow dataset, for queries over the whole store.
+
+        Raises:
+            DataError: the artifact has no tables (it is not made, or kept in Zarr stores).
+        """
+        folder = self.layout.folder(artifact)
+        files = sorted(folder.glob("part-*.parquet"))
+        if not files:
+            raise DataError(f"{folder} holds no Parquet parts; {self._why_no_table(artifact)}")
         return ds.dataset([str(path) for path in files], format="parquet")
 
-    def max_prob_counts(self, num_bins: int = 20) -> tuple[np.ndarray, np.ndarray]:
+    def max_prob_counts(self, num_bins: int = 20) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
         """Histogram of the maximum probability of all crops: edges (bins + 1,), counts (bins,)."""
         edges = np.linspace(0.0, 1.0, num_bins + 1)
         counts = np.zeros(num_bins, np.int64)
-        dataset = self.dataset()
-        name = "max_prob" if "max_prob" in dataset.schema.names else "prob_0"
-        for batch in dataset.to_batches(columns=[name]):
-            values = batch.column(0).to_numpy(zero_copy_only=False)
+        for entry in entries.list_entries(self.layout, "soft"):
+            values = SoftPart(self.layout, entry).max_prob()
             counts += np.histogram(values[~np.isnan(values)], bins=edges)[0]
         return edges, counts
 
     def _table(self, artifact: str, shard: int) -> pa.Table:
-        return tables.read_table(self.layout.table(artifact, part_name(shard)))
+        path = self.layout.table(artifact, part_name(shard))
+        if not path.exists():
+            raise DataError(f"{path} is missing; {self._why_no_table(artifact)}")
+        return tables.read_table(path)
+
+    def _why_no_table(self, artifact: str) -> str:
+        if any(self.layout.folder(artifact).glob("part-*.zarr")):
+            return "this artifact is kept in Zarr stores: open them with store.arrays.ArrayReader"
+        return "run the stage that writes it"
 
     @staticmethod
     def _frame(table: pa.Table) -> "pd.DataFrame":

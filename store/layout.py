@@ -76,3 +76,11 @@ class Layout:
         """Folder of training views: ``$FERKD_CACHE`` where set."""
         cache = os.environ.get("FERKD_CACHE")
         return Path(cache) if cache else self.work / "view"
+
+
+def list_artifacts(layout: Layout) -> list[str]:
+    """Artifacts that exist in a store, the named calibrations among them."""
+    plain = [name for name in ARTIFACTS if layout.folder(name).is_dir()]
+    folder = layout.folder("calibrated")
+    named = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    return [*plain, *[f"calibrated/{name}" for name in named if (folder / name).is_dir()]]

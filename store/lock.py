@@ -11,7 +11,8 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from store.atomic import write_bytes
@@ -19,6 +20,22 @@ from store.errors import RetryError
 
 HEARTBEAT_SECONDS = 30.0
 STALE_SECONDS = 300.0
+
+_LEASE_TRIES = 20
+_LEASE_WAIT_SECONDS = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class _Lease:
+    """Who holds a lock, and when it last said so (seconds since 1970)."""
+
+    host: str
+    pid: int
+    beat: float
+
+
+_held: set[Path] = set()
+"""Locks of this process: `fcntl.lockf` lets a process take its own lock twice."""
 
 
 @contextmanager
@@ -29,39 +46,61 @@ def hold(path: Path) -> Iterator[None]:
         RetryError: another live process holds it; names host and process.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    if path.absolute() in _held:
+        raise _busy(path, _read_lease(path.with_suffix(".lease")))
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:
         _acquire(descriptor, path)
-        with _lease(path.with_suffix(".lease")):
+        with _in_this_process(path), _lease(path.with_suffix(".lease")):
             yield
     finally:
         os.close(descriptor)
 
 
+@contextmanager
+def _in_this_process(path: Path) -> Iterator[None]:
+    name = path.absolute()
+    _held.add(name)
+    try:
+        yield
+    finally:
+        _held.discard(name)
+
+
 def _acquire(descriptor: int, path: Path) -> None:
-    lease = _read_lease(path.with_suffix(".lease"))
     try:
         fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):
-        raise _busy(path, lease) from None
-    elsewhere = lease.get("host") != socket.gethostname()
-    if lease and elsewhere and time.time() - float(str(lease["beat"])) < STALE_SECONDS:
+        raise _busy(path, _lease_of_holder(path)) from None
+    # Only now: a lease read before the lock was had may be that of a writer who has just ended.
+    lease = _read_lease(path.with_suffix(".lease"))
+    if lease and lease.host != socket.gethostname() and time.time() - lease.beat < STALE_SECONDS:
         raise _busy(path, lease)
 
 
-def _busy(path: Path, lease: dict[str, object]) -> RetryError:
-    holder = f"process {lease['pid']} on {lease['host']}" if lease else "another process"
+def _lease_of_holder(path: Path) -> _Lease | None:
+    """The lease of the process that has the lock; it writes it a moment after it got the lock."""
+    for _ in range(_LEASE_TRIES):
+        lease = _read_lease(path.with_suffix(".lease"))
+        if lease is not None:
+            return lease
+        time.sleep(_LEASE_WAIT_SECONDS)
+    return None
+
+
+def _busy(path: Path, lease: _Lease | None) -> RetryError:
+    holder = f"process {lease.pid} on {lease.host}" if lease else "another process"
     return RetryError(
         f"{path.stem} is being written by {holder}; wait for it to end, then run again"
     )
 
 
-def _read_lease(path: Path) -> dict[str, object]:
+def _read_lease(path: Path) -> _Lease | None:
     try:
-        lease = json.loads(path.read_bytes())
-    except (FileNotFoundError, ValueError):
-        return {}
-    return lease if {"host", "pid", "beat"} <= set(lease) else {}
+        raw = json.loads(path.read_bytes())
+        return _Lease(str(raw["host"]), int(raw["pid"]), float(raw["beat"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 @contextmanager
@@ -70,7 +109,8 @@ def _lease(path: Path) -> Iterator[None]:
 
     def beat() -> None:
         while not stop.wait(HEARTBEAT_SECONDS):
-            _write_lease(path)
+            with suppress(OSError):  # a disk that is full for a moment must not end the heartbeat
+                _write_lease(path)
 
     _write_lease(path)
     heart = threading.Thread(target=beat, name="lease", daemon=True)

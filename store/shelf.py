@@ -5,14 +5,13 @@ persist, shards whose key differs are moved to ``.ferkd/work/STAGE/KEY/`` before
 back when their key is wanted again. Moving renames: a file may be a hardlink into DVC's cache.
 """
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from store import entries
-from store.atomic import fsync_path, remove
+from store.atomic import remove, rename
 from store.digest import sha256_file
-from store.entries import Entry
+from store.entries import Entry, FileRecord
 from store.errors import DataError
 from store.layout import Layout
 
@@ -25,8 +24,8 @@ def set_aside(layout: Layout, artifact: str, stem: str, stage: str) -> bool:
         entry = None
     if entry is None:
         return False
-    _move(entry, layout.folder(artifact), layout.resumable(stage, entry.key))
     layout.manifest(artifact).unlink(missing_ok=True)
+    _move(entry, layout.folder(artifact), layout.resumable(stage, entry.key))
     return True
 
 
@@ -39,6 +38,7 @@ def take_back(layout: Layout, artifact: str, stem: str, stage: str, key: str) ->
         return False
     if entry.key != key or not _is_whole(entry, shelf, folder):
         return False
+    entries.withdraw(layout, artifact, stem)
     _move(entry, shelf, folder)
     return True
 
@@ -46,10 +46,14 @@ def take_back(layout: Layout, artifact: str, stem: str, stage: str, key: str) ->
 def _is_whole(entry: Entry, shelf: Path, folder: Path) -> bool:
     """Whether every file is on the shelf, or was moved already by a run that was killed then."""
     return all(
-        (shelf / name).exists()
-        or ((folder / name).exists() and sha256_file(folder / name) == record.sha256)
+        _has_size(shelf / name, record)
+        or (_has_size(folder / name, record) and sha256_file(folder / name) == record.sha256)
         for name, record in entry.files.items()
     )
+
+
+def _has_size(path: Path, record: FileRecord) -> bool:
+    return path.is_file() and path.stat().st_size == record.num_bytes
 
 
 def finished(layout: Layout, artifact: str, stage: str) -> Iterator[tuple[Entry, Path]]:
@@ -70,11 +74,8 @@ def _move(entry: Entry, source: Path, target: Path) -> None:
     for top in sorted({name.split("/")[0] for name in entry.files}):
         if (source / top).exists():
             remove(target / top)
-            os.rename(source / top, target / top)
-    fsync_path(target)
-    os.rename(source / f"_{entry.stem}.json", target / f"_{entry.stem}.json")
-    fsync_path(target)
-    fsync_path(source)
+            rename(source / top, target / top)
+    rename(source / f"_{entry.stem}.json", target / f"_{entry.stem}.json")
 
 
 def clear(folder: Path) -> None:

@@ -14,6 +14,7 @@ from store import tables
 from store.arrays import ArrayReader
 from store.codecs import LabelSpec, SparseLabels
 from store.entries import Entry
+from store.errors import DataError
 from store.layout import Layout
 
 
@@ -40,13 +41,23 @@ class SoftPart:
 
     @property
     def spec(self) -> LabelSpec:
-        """The kind of label."""
-        return LabelSpec(**self.entry.attributes["label"])
+        """The kind of label.
+
+        Raises:
+            DataError: the entry does not say it.
+        """
+        try:
+            return LabelSpec(**self.entry.attribute("label"))
+        except (TypeError, ValueError) as error:
+            path = self.layout.entry(self.entry.artifact, self.entry.stem)
+            raise DataError(
+                f"{path} describes no label ({error}); run `{self.entry.remake}` again"
+            ) from None
 
     @property
     def num_crops(self) -> int:
         """M, crops an image."""
-        return int(self.entry.attributes["num_crops"])
+        return int(self.entry.attribute("num_crops"))
 
     def max_prob(self) -> NDArray[np.float32]:
         """Only the maxima, (N,); see `Scalars`."""

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from store.atomic import replace_file
 from store.digest import canonical_json
+from store.entry import check_version
 from store.errors import DataError
 from store.layout import FORMAT_VERSION
 
@@ -65,6 +66,8 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     except FileNotFoundError:
         raise DataError(f"{path} is missing; run the stage that writes it") from None
     except (pa.ArrowException, OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # permission, a failing disk: says nothing about what the file holds
         reason = " ".join(str(error).split())
         raise DataError(
             f"{path} is damaged ({reason}); delete it and run its stage again"
@@ -80,14 +83,15 @@ def read_metadata(table: pa.Table) -> dict[str, Any]:
 
 
 def _check_version(path: Path, table: pa.Table) -> None:
-    version = read_metadata(table).get("format_version")
+    try:
+        version = read_metadata(table).get("format_version")
+    except (ValueError, TypeError):
+        raise DataError(
+            f"{path} is damaged (its `ferkd` metadata); delete it and run its stage again"
+        ) from None
     if version is None:
         raise DataError(f"{path} is not a file of a label store: it has no `ferkd` metadata")
-    if version > FORMAT_VERSION:
-        raise DataError(
-            f"{path} has format version {version}, this software reads up to {FORMAT_VERSION}; "
-            "upgrade ferkd-pipeline"
-        )
+    check_version(version, path)
 
 
 def column(table: pa.Table, name: str) -> NDArray[Any]:

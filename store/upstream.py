@@ -14,10 +14,9 @@ def require(layout: Layout, artifact: str, stem: str, stage: str) -> Entry:
     """
     entry = entries.find_entry(layout, artifact, stem)
     if entry is None:
-        shard = f" --shard {int(stem[5:])}" if stem.startswith("part-") else ""
         raise DataError(
-            f"{layout.entry(artifact, stem)} is missing; run "
-            f"`ferkd-pipeline stage {stage}{shard}` first"
+            f"{layout.entry(artifact, stem)} is missing; "
+            f"run `{entries.stage_command(stage, stem)}` first"
         )
     return entry
 
@@ -37,8 +36,6 @@ def require_fit(layout: Layout, entry: Entry, name: str, wanted: str, other: str
     """
     if entry.lineage.get("inputs", {}).get(name) != wanted:
         path = layout.entry(entry.artifact, entry.stem)
-        shard = f" --shard {int(entry.stem[5:])}" if entry.stem.startswith("part-") else ""
         raise DataError(
-            f"{path} was made from other {name} than {other} holds now; "
-            f"run `ferkd-pipeline stage {entry.stage}{shard}` again"
+            f"{path} was made from other {name} than {other} holds now; run `{entry.remake}` again"
         )

@@ -5,23 +5,24 @@ when tried. Every file is hashed and compared with its entry, the entries with t
 the recorded lineage of each part with what its inputs are now.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
-
-from store import entries, fit_file, tables
-from store.arrays import ArrayReader
+from store import consistency, entries, fit_file
+from store.consistency import Damage
 from store.digest import sha256_file
 from store.entries import Entry, FileRecord
+from store.entry import entry_bytes
 from store.errors import DataError
-from store.layout import ARTIFACTS, Layout
-from store.overlay import Action
-from store.soft_part import SoftPart
+from store.layout import Layout, list_artifacts
+
+__all__ = ["Damage", "Progress", "VerifyResult", "list_artifacts", "verify"]
+
+T = TypeVar("T")
 
 _THREADS = 4
 _OWN_JSON = ("_manifest.json",)
@@ -35,15 +36,6 @@ class Progress(Protocol):
 
     def advance(self, amount: int = 1) -> None:
         """Go on."""
-
-
-@dataclass(frozen=True, slots=True)
-class Damage:
-    """One thing that is wrong."""
-
-    file: str
-    kind: str
-    remedy: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,22 +75,8 @@ def verify(root: Path, progress: Progress) -> VerifyResult:
             progress.advance(record.num_bytes)
     damages += _check_strays(layout, names, listed)
     if not damages:
-        damages += [*_check_lineage(layout, listed), *_check_rejects(layout, listed)]
+        damages += consistency.check(layout, listed)
     return VerifyResult(len(records), sum(r.num_bytes for _, _, r in records), damages)
-
-
-def list_artifacts(layout: Layout) -> list[str]:
-    """Artifacts that exist in a store, the named calibrations among them."""
-    plain = [name for name in ARTIFACTS if layout.folder(name).is_dir()]
-    folder = layout.folder("calibrated")
-    named = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
-    return [*plain, *[f"calibrated/{name}" for name in named if (folder / name).is_dir()]]
-
-
-def remake(entry: Entry) -> str:
-    """The command that makes a part again."""
-    shard = f" --shard {int(entry.stem[5:])}" if entry.stem.startswith("part-") else ""
-    return f"ferkd-pipeline stage {entry.stage}{shard}"
 
 
 def _entries_of(layout: Layout, artifact: str) -> tuple[list[Entry], list[Damage]]:
@@ -106,36 +84,52 @@ def _entries_of(layout: Layout, artifact: str) -> tuple[list[Entry], list[Damage
     found: list[Entry] = []
     damages: list[Damage] = []
     for path in entries.entry_paths(layout, artifact):
-        try:
-            found.append(entries.read_entry(path))
-        except DataError as error:
-            damages.append(Damage(str(path), "damaged entry", str(error)))
-    try:
-        fit_file.read(layout, artifact)
-    except DataError as error:
-        damages.append(Damage(str(fit_file.path_of(layout, artifact)), "damaged fit", str(error)))
+        entry, damage = _try(path, "damaged entry", partial(entries.read_entry, path))
+        found += [entry] if entry else []
+        damages += damage
+    fit = fit_file.path_of(layout, artifact)
+    damages += _try(fit, "damaged fit", partial(fit_file.read, layout, artifact))[1]
     manifest = layout.manifest(artifact)
+    kind = "damaged manifest" if manifest.exists() else "no manifest"
+    recorded, damage = _try(manifest, kind, partial(entries.read_manifest, manifest))
+    if recorded is None:
+        return found, [*damages, *damage]
+    return found, [*damages, *_compare(layout, artifact, found, recorded)]
+
+
+def _try(path: Path, kind: str, read: Callable[[], T]) -> tuple[T | None, list[Damage]]:
     try:
-        recorded = entries.read_manifest(manifest)
+        return read(), []
     except DataError as error:
-        kind = "damaged manifest" if manifest.exists() else "no manifest"
-        return found, [*damages, Damage(str(manifest), kind, str(error))]
+        return None, [Damage(str(path), kind, str(error))]
+    except OSError as error:
+        return None, [_unreadable(path, error)]
+
+
+def _unreadable(path: Path, error: OSError) -> Damage:
+    return Damage(str(path), f"cannot be read ({error.strerror})", "check the disk and its rights")
+
+
+def _compare(
+    layout: Layout, artifact: str, found: list[Entry], recorded: list[Entry]
+) -> Iterator[Damage]:
+    """Entries on disk against those of the manifest; the files' bytes too, not only the values."""
     for entry in recorded:
-        if entry not in found:
-            path = layout.entry(artifact, entry.stem)
-            remedy = f"run `{remake(entry)}`, then `ferkd-pipeline record {entry.stage}`"
-            damages.append(Damage(str(path), "entry is not the recorded one", remedy))
+        path = layout.entry(artifact, entry.stem)
+        if entry not in found or path.read_bytes() != entry_bytes(entry):
+            remedy = f"run `{entry.remake}`, then `ferkd-pipeline record {entry.stage}`"
+            yield Damage(str(path), "entry is not the recorded one", remedy)
+    known = {entry.stem for entry in recorded}
     for entry in found:
-        if entry.stem not in {known.stem for known in recorded}:
+        if entry.stem not in known:
             path = layout.entry(artifact, entry.stem)
             remedy = f"run `ferkd-pipeline record {entry.stage}`"
-            damages.append(Damage(str(path), "not in the manifest", remedy))
-    return found, damages
+            yield Damage(str(path), "not in the manifest", remedy)
 
 
 def _check_file(layout: Layout, entry: Entry, name: str, record: FileRecord) -> Damage | None:
     path = layout.folder(entry.artifact) / name
-    remedy = f"delete it and run `{remake(entry)}`"
+    remedy = f"delete it and run `{entry.remake}`"
     try:
         size = path.stat().st_size
         if size != record.num_bytes:
@@ -143,9 +137,9 @@ def _check_file(layout: Layout, entry: Entry, name: str, record: FileRecord) -> 
         if sha256_file(path) != record.sha256:
             return Damage(str(path), "its SHA-256 is not the recorded one", remedy)
     except FileNotFoundError:
-        return Damage(str(path), "missing", f"run `{remake(entry)}`")
+        return Damage(str(path), "missing", f"run `{entry.remake}`")
     except OSError as error:
-        return Damage(str(path), f"cannot be read ({error.strerror})", "check the disk")
+        return _unreadable(path, error)
     return None
 
 
@@ -159,57 +153,12 @@ def _check_strays(layout: Layout, names: list[str], listed: list[Entry]) -> Iter
         for path in sorted(path for path in folder.rglob("*") if path.is_file()):
             relative = path.relative_to(folder).as_posix()
             if relative not in known and relative not in _OWN_JSON and path.name != ".gitignore":
-                yield Damage(str(path), "belongs to no entry", "delete it, or run its stage again")
+                yield _stray(path)
+    above = layout.folder("calibrated")
+    for path in sorted(above.iterdir()) if above.is_dir() else []:
+        if not path.is_dir() and path.name != ".gitignore":
+            yield _stray(path)
 
 
-_FITS = {
-    "predictions": ("crops", "crops"),
-    "soft": ("crops", "crops"),
-    "calibrated": ("soft", "soft"),
-}
-
-
-def _check_lineage(layout: Layout, listed: list[Entry]) -> Iterator[Damage]:
-    """Parts that were made from other inputs than those that stand beside them."""
-    digests = {(entry.artifact, entry.stem): entry.rows_digest for entry in listed}
-    for entry in listed:
-        family = entry.artifact.split("/")[0]
-        name, source = _FITS.get(family, ("", ""))
-        now = digests.get((source, entry.stem))
-        recorded = entry.lineage.get("inputs", {}).get(name)
-        if source and now is not None and now != recorded:
-            path = layout.entry(entry.artifact, entry.stem)
-            yield Damage(str(path), f"made from other {name}", f"run `{remake(entry)}`")
-
-
-def _check_rejects(layout: Layout, listed: list[Entry]) -> Iterator[Damage]:
-    """Rows of unusable images must agree in predictions, labels and calibrations."""
-    for entry in listed:
-        if entry.artifact != "predictions":
-            continue
-        expected = _rejected_predictions(layout, entry)
-        for other in listed:
-            if other.stem != entry.stem or other.artifact.split("/")[0] not in _FITS:
-                continue
-            found = _rejected_rows(layout, other)
-            if found is not None and not np.array_equal(found, expected):
-                kind = "its rejected rows are not those of the predictions"
-                path = layout.entry(other.artifact, other.stem)
-                yield Damage(str(path), kind, f"run `{remake(other)}`")
-
-
-def _rejected_predictions(layout: Layout, entry: Entry) -> NDArray[np.bool_]:
-    reader = ArrayReader(layout.arrays(entry.artifact, entry.stem))
-    marks = [np.isnan(reader.read("target_logp", start, stop)) for start, stop in reader.blocks()]
-    return np.concatenate(marks).ravel()
-
-
-def _rejected_rows(layout: Layout, entry: Entry) -> NDArray[np.bool_] | None:
-    """Rows (images x crops) that a part marks as rejected."""
-    path = layout.table(entry.artifact, entry.stem)
-    if entry.artifact.startswith("calibrated/"):
-        table = tables.read_table(path, ["action"])
-        return np.asarray(tables.column(table, "action") == Action.REJECT)
-    if entry.artifact == "soft":
-        return np.asarray(np.isnan(SoftPart(layout, entry).max_prob()))
-    return None
+def _stray(path: Path) -> Damage:
+    return Damage(str(path), "belongs to no entry", "delete it, or run its stage again")

@@ -94,13 +94,18 @@ class TrainingView:
         self.folder = folder
         try:
             self.meta = ViewMeta.from_json(json.loads((folder / "meta.json").read_bytes()))
-            arrays = {name: _map(folder / f"{name}.npy") for name in _ARRAYS}
+            is_full = self.meta.label.kind == "full"
+            names = (*_ARRAYS, "dense") if is_full else _ARRAYS
+            arrays = {name: _map(folder / f"{name}.npy") for name in names}
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise DataError(
                 f"{folder} is not a whole training view ({error}); delete it: it is made again"
             ) from None
-        if self.meta.version != VIEW_VERSION:
-            raise DataError(f"{folder} is a training view of another version; delete it")
+        if self.meta.version != VIEW_VERSION or not _fits(self.meta, arrays):
+            raise DataError(
+                f"{folder} is a training view of another version or damaged; delete it: it is made "
+                "again"
+            )
         self.image_ids: NDArray[np.int32] = arrays["image_ids"]
         self.targets: NDArray[np.int64] = arrays["targets"]
         self.hashes: NDArray[np.uint64] = arrays["hashes"]
@@ -111,7 +116,7 @@ class TrainingView:
         self._path_ends = arrays["path_ends"]
         self._path_bytes = arrays["path_bytes"]
         self._records = arrays["records"]
-        self._dense = _map(folder / "dense.npy") if self.meta.label.kind == "full" else None
+        self._dense = arrays.get("dense")
 
     def __reduce__(self) -> tuple[type["TrainingView"], tuple[Path]]:
         """Pickle as the folder, so that workers map the files themselves."""
@@ -204,6 +209,18 @@ class TrainingView:
             targets=targets,
             dense=label.astype(np.float32).reshape(*shape, -1),
         )
+
+
+def _fits(meta: ViewMeta, arrays: dict[str, NDArray[Any]]) -> bool:
+    """Whether the arrays have the shapes and types that `meta` promises."""
+    shape = (meta.num_images, meta.num_crops)
+    records = arrays["records"]
+    return (
+        all(len(arrays[name]) == meta.num_images for name in ("image_ids", "targets", "path_ends"))
+        and records.dtype == record_dtype(meta.label)
+        and records.shape == arrays["kept"].shape == shape
+        and ("dense" not in arrays or arrays["dense"].shape == (*shape, meta.num_classes))
+    )
 
 
 def _map(path: Path) -> NDArray[Any]:

@@ -1,7 +1,7 @@
 """The report on the terminal: results, so stdout."""
 
 from rich import box
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.table import Table as RichTable
 
 from ferkd_pipeline.report.gather import Results
@@ -26,7 +26,8 @@ def _rich(table: Table) -> RichTable:
         title=table.title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD
     )
     for number, heading in enumerate(table.header):
-        shown.add_column(heading, justify="left" if number == 0 else "right", overflow="fold")
+        justify: JustifyMethod = "left" if number == 0 else "right"
+        shown.add_column(heading, justify=justify, overflow="fold", no_wrap=number == 0)
     for row in table.rows:
         shown.add_row(*row)
     return shown

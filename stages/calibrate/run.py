@@ -57,11 +57,11 @@ class Inputs:
     fit: Fit
 
     def lineage(self) -> dict[str, Json]:
-        """Digest of the labels, their kind, and the thresholds."""
+        """Digest of the labels, their kind and grid, and the thresholds."""
         fitted = self.fit.to_json()
         return {
             "soft": self.soft.rows_digest,
-            "label": self.soft.attributes["label"],
+            "label": _label(self.soft),
             "thresholds": fitted["thresholds"],
         }
 
@@ -83,16 +83,21 @@ def fit(recipe: Recipe, source: Source, progress: Progress) -> None:
         for entry in softs:
             counts = counts.add(SoftPart(source.layout, entry).max_prob())
             progress.advance()
-    fitted = fit_steps(recipe.steps, counts, SoftPart(source.layout, softs[0]).spec.precision)
+    fitted = fit_steps(recipe.steps, counts, softs[0].attributes["precision"])
     body = {"made_of": key, "fit": fitted.to_json()}
     fit_file.write(source.layout, recipe.artifact, body)
+
+
+def _label(soft: Entry) -> dict[str, Json]:
+    """Kind of the labels, and the grid of the maxima that thresholds are compared with."""
+    return {**soft.attributes["label"], "max_prob": soft.attributes["precision"]}
 
 
 def _all_soft(source: Source) -> list[Entry]:
     table = images.load(source.layout)
     softs = [_soft(source, table, shard) for shard in range(source.num_shards)]
     for entry in softs:
-        if entry.attributes["label"] != softs[0].attributes["label"]:
+        if _label(entry) != _label(softs[0]):
             raise DataError(
                 f"{source.layout.entry('soft', entry.stem)} holds another kind of label than "
                 f"{softs[0].stem}; run `ferkd-pipeline stage compress` again"
@@ -106,7 +111,7 @@ def _fit_key(recipe: Recipe, softs: list[Entry]) -> dict[str, Json]:
     return {
         "revision": REVISION,
         **recipe.params(),
-        "label": softs[0].attributes["label"],
+        "label": _label(softs[0]),
         "soft": [entry.rows_digest for entry in softs] if needed else [],
     }
 
@@ -133,10 +138,11 @@ def open_inputs(recipe: Recipe, source: Source) -> Callable[[int], Inputs]:
     """
     table = images.load(source.layout)
     recorded = fit_file.read(source.layout, recipe.artifact)
+    everywhere = _all_soft(source) if needs_counts(recipe.steps) else []
 
     def of_shard(shard: int) -> Inputs:
         soft = _soft(source, table, shard)
-        softs = _all_soft(source) if needs_counts(recipe.steps) else [soft]
+        softs = everywhere or [soft]
         if recorded is None or recorded["made_of"] != _fit_key(recipe, softs):
             missing = "there is no fit" if recorded is None else "the fit is of other labels"
             raise DataError(

@@ -1,8 +1,8 @@
 """Parameters of the stage infer."""
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_serializer, field_validator
 
 from stages.shared.model_config import ModelConfig
 
@@ -11,7 +11,11 @@ class Config(BaseModel):
     """Which teacher labels the crops, how, and what of its output is kept."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    NOT_KEYED: ClassVar[frozenset[str]] = frozenset({"num_workers", "max_reject_share"})
+    # device, keep and top_r are part of the key as what they come to (Inputs.lineage): `auto` and
+    # what it stands for are one key.
+    NOT_KEYED: ClassVar[frozenset[str]] = frozenset(
+        {"num_workers", "max_reject_share", "device", "keep", "top_r"}
+    )
 
     teacher: ModelConfig
     """Any timm model by name; `weights` is a folder that stage teacher wrote, or a file."""
@@ -40,3 +44,10 @@ class Config(BaseModel):
         if not all(0 < t < 1e6 for t in value):
             raise ValueError(f"every temperature must be above 0, not {list(value)}")
         return tuple(sorted({1.0, *value}))
+
+    @field_serializer("teacher")
+    def _what_it_is(self, value: ModelConfig) -> dict[str, Any]:
+        """Only name and arguments: weights and pixels are in the key as what they are, so that
+        moving a file of weights costs no forward, and no path stands in the store.
+        """
+        return value.model_dump(mode="json", include={"name", "model_kwargs"})

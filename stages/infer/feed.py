@@ -17,7 +17,7 @@ import xxhash
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stages.shared.images import ImageError, decode, read_bytes
+from stages.shared.images import INDEXED_MAX_PIXELS, ImageError, decode, read_bytes
 from stages.shared.model_config import PixelSpec
 from stages.shared.pixels import crop_resize
 from store.errors import DataError
@@ -78,6 +78,18 @@ class CropFeed:
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
+    def why_unusable(self, image: int) -> str | None:
+        """Why an image (a row of the table) cannot be used now; None where it can.
+
+        Raises:
+            DataError: it is not the one that was indexed.
+        """
+        try:
+            self._read(image)
+        except ImageError as error:
+            return str(error)
+        return None
+
     def _make(self, wanted: NDArray[np.int64], start: int, batch_size: int) -> Batch:
         rows = wanted[start : start + batch_size]
         height, width = self._spec.size
@@ -117,7 +129,7 @@ class CropFeed:
             raise DataError(
                 f"{path} changed since it was indexed; run `ferkd-pipeline stage index` again"
             )
-        return decode(data)
+        return decode(data, max_pixels=INDEXED_MAX_PIXELS)
 
 
 class _Recent:

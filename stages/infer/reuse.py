@@ -23,7 +23,7 @@ _IDENTITY = ("image_id", "crop_key")
 
 @dataclass(frozen=True, slots=True)
 class Donors:
-    """Every crop of every earlier part of the same teacher and settings, sorted by crop key."""
+    """Crops of outdated parts of the same teacher and settings, sorted by crop key."""
 
     parts: list[ArrayReader]
     keys: NDArray[np.uint64]
@@ -31,24 +31,28 @@ class Donors:
     """(len(keys), 3): number of the part, image row, crop."""
 
     @classmethod
-    def find(cls, layout: Layout, lineage: dict[str, Any]) -> "Donors":
-        """Parts whose recorded lineage differs in images and crops alone, and that are outdated.
+    def find(cls, layout: Layout, lineage: dict[str, Any], wanted: NDArray[np.uint64]) -> "Donors":
+        """What outdated parts know of the crops ``wanted`` (N, M), for a part of this lineage.
 
-        A part that disappears or is damaged is passed over: what it had is forwarded again.
+        Their recorded lineage must differ in images and crops alone. A part that disappears or
+        is damaged is passed over: what it had is forwarded again.
         """
+        in_order = np.unique(wanted)
         parts: list[ArrayReader] = []
         keys: list[NDArray[np.uint64]] = []
         places: list[NDArray[np.int64]] = []
         for entry, folder in shelf.finished(layout, "predictions", "infer"):
-            if _settings(entry.lineage) != _settings(lineage) or _is_current(layout, entry):
+            if _settings(entry.lineage) != _settings(lineage):
+                continue
+            if folder == layout.folder("predictions") and _is_current(layout, entry):
                 continue
             try:
                 part, found = _open(folder / f"{entry.stem}.zarr")
             except DataError:
                 continue
-            rows, crops = np.divmod(np.arange(found.size), found.shape[1])
-            keys.append(found.ravel())
-            places.append(np.stack([np.full(found.size, len(parts)), rows, crops], axis=1))
+            rows, crops = np.nonzero(np.isin(found, in_order))
+            keys.append(found[rows, crops])
+            places.append(np.stack([np.full(len(rows), len(parts)), rows, crops], axis=1))
             parts.append(part)
         if not parts:
             return cls([], np.empty(0, np.uint64), np.empty((0, 3), np.int64))

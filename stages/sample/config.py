@@ -38,4 +38,9 @@ class Config(BaseModel):
             raise ValueError(f"ratio must satisfy 0 < min <= max, not {list(self.ratio)}")
         if self.kind == "random_crop" and self.size is None:
             raise ValueError("kind random_crop needs size")
+        # A parameter without effect would be part of the key, and change it for nothing.
+        others = ("size", "padding") if self.kind == "random_resized_crop" else ("scale", "ratio")
+        for name in others:
+            if getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{name} has no effect with kind {self.kind}; leave it out")
         return self

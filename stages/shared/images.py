@@ -30,6 +30,7 @@ from store.errors import RetryError
 
 __all__ = [
     "IMAGE_EXTENSIONS",
+    "INDEXED_MAX_PIXELS",
     "MAX_PIXELS",
     "FoundImages",
     "ImageError",
@@ -43,6 +44,9 @@ __all__ = [
 MAX_PIXELS = 100_000_000
 """Default limit of an image's pixels: 300 MB decoded. Cameras stay below it; a 12,000 x 12,000
 bomb, which Pillow lets through with a warning, does not."""
+
+INDEXED_MAX_PIXELS = 178_956_970
+"""Limit for images that stage index accepted, whatever its own limit was: Pillow's."""
 
 _JPEG_MAGIC = b"\xff\xd8\xff"
 

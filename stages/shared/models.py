@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,6 +111,8 @@ def save_model(folder: Path, module: nn.Module, card: dict[str, Any]) -> str:
     with replace_folder(folder) as partial:
         safetensors.torch.save_file(plain_state_dict(module), partial / WEIGHTS_NAME)
         (partial / CARD_NAME).write_text(text + "\n", encoding="utf-8")
+        # safetensors makes its file readable by the owner alone, whatever the umask.
+        shutil.copymode(partial / CARD_NAME, partial / WEIGHTS_NAME)
     return digest
 
 

@@ -32,6 +32,7 @@ def test_it_writes_a_project(here: Path, capsys: pytest.CaptureFixture[str]) -> 
         "mine: wrote params.yaml, dvc.yaml, .gitignore, .dvcignore\nNext: cd mine && dvc repro\n"
     )
     assert "not a git repository" in captured.err
+    assert "no_scm = true" in (here / "mine/.dvc/config").read_text().lower()
     values = params.load(here / "mine/params.yaml")
     assert values.section("index").model_dump()["images"] == "../photos/train"
     stages = yaml.safe_load((here / "mine/dvc.yaml").read_text())["stages"]

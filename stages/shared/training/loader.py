@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
-from stages.shared.images import ImageError, decode, read_bytes
+from stages.shared.images import INDEXED_MAX_PIXELS, ImageError, decode, read_bytes
 from stages.shared.model_config import PixelSpec
 from stages.shared.pixels import crop_resize
 from stages.shared.training.batches import CropSource, Selection, StepPlan, select_step
@@ -74,7 +74,7 @@ class ImageReader:
 def read_image(path: str) -> NDArray[np.uint8]:
     """Return an image file as (H, W, 3) uint8; raises as `ImageReader.read`."""
     try:
-        return decode(read_bytes(Path(path)))
+        return decode(read_bytes(Path(path)), max_pixels=INDEXED_MAX_PIXELS)
     except ImageError as error:
         raise DataError(
             f"{path}: {error}; restore the file, or run the stage index again to leave it out"

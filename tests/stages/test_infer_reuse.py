@@ -1,0 +1,300 @@
+"""What infer does with earlier work and with images that fail: resume, reuse, rejects."""
+
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+import xxhash
+from PIL import Image
+from timm.models.resnet import ResNet
+
+from stages.infer.feed import Batch, CropFeed
+from stages.infer.inputs import Inputs
+from stages.infer.run import open_inputs
+from stages.shared.contract import NoProgress
+from store import images
+from store.errors import DataError, ShardError
+from store.layout import part_name
+from store.verify import verify
+from store.view_build import plan_view
+from tests.world import NUM_CROPS, NUM_IMAGES, Project, write_teacher
+
+
+@pytest.fixture
+def forwards(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """Grows by the batch size at each forward of the teacher."""
+    calls: list[int] = []
+    true_forward = ResNet.forward
+
+    def forward(self: ResNet, x: torch.Tensor) -> torch.Tensor:
+        calls.append(len(x))
+        output: torch.Tensor = true_forward(self, x)
+        return output
+
+    monkeypatch.setattr(ResNet, "forward", forward)
+    yield calls
+
+
+def forget_predictions() -> None:
+    """As though infer had never run."""
+    for folder in ("labels/predictions", ".ferkd/work"):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def assert_as_fresh(project: Project, **changes: Any) -> None:
+    """The predictions are byte for byte those of a run that had nothing to start from."""
+    found = project.tree("labels/predictions")
+    forget_predictions()
+    project.run("infer", **changes)
+    assert project.tree("labels/predictions") == found
+
+
+def test_a_killed_command_goes_on_where_it_was(own: Project) -> None:
+    """The real command, killed once; other moments and stages are in tests/faults."""
+    own.write_params(infer={"block_images": 1})
+    own.run("infer", infer={"block_images": 1})
+    expected = own.tree("labels/predictions")
+    forget_predictions()
+    command = [sys.executable, "-m", "ferkd_pipeline", "stage", "infer"]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    while process.poll() is None:
+        num_blocks = len(list(Path(".ferkd/work/infer").glob("*/journal/0*.json")))
+        if num_blocks >= 3 and own.layout.entry("predictions", "part-00000").exists():
+            process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert own.tree("labels/predictions") != expected
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "part-00001: " in done.stderr
+    assert "blocks were done already" in done.stderr
+    assert "infer: 2 shards done, 1 complete already" in done.stdout
+    assert own.tree("labels/predictions") == expected
+
+
+def test_a_resumed_shard_forwards_only_the_rest(
+    own: Project, forwards: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forget_predictions()
+    whole = CropFeed.batches
+    num_batches = 0
+
+    def interrupted(self: CropFeed, wanted: Any, batch_size: int) -> Iterator[Batch]:
+        nonlocal num_batches
+        for batch in whole(self, wanted, batch_size):
+            num_batches += 1
+            if num_batches == 4:  # the second batch of the second block
+                raise KeyboardInterrupt
+            yield batch
+
+    with monkeypatch.context() as patch:
+        patch.setattr(CropFeed, "batches", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            own.run("infer", shards=(0,))
+    assert len(forwards) == 3
+    own.run("infer", shards=(0,))
+    assert len(forwards) == 3 + 2 + 1  # 8 images: the second block of 3, and the last of 2
+    assert_as_fresh(own)
+
+
+def test_damaged_unfinished_work_is_done_again(own: Project) -> None:
+    """Bytes of a block may be lost with the power although its journal line was not."""
+    expected = own.tree("labels/predictions")
+    work = own.layout.resumable("infer", own.entry("predictions", 0).key)
+    forget_predictions()
+    (work / "journal").mkdir(parents=True)
+    (work / "journal" / "000001.json").write_text('{"digest": "0", "note": {}}')
+    (work / "journal" / "000002.json").write_text("")
+    own.run("infer")
+    assert own.tree("labels/predictions") == expected
+
+
+def test_added_images_alone_are_forwarded(own: Project, forwards: list[int]) -> None:
+    for name in ("bee/new.png", "elk/z.png"):
+        Image.effect_noise((40, 50), 90).convert("RGB").save(Path("images") / name)
+    own.run("index", "sample", "infer")
+    assert forwards == [8, 8]  # 4 crops of each, in a block of its own, padded
+    assert_as_fresh(own)
+
+
+@pytest.mark.parametrize("num_shards", [1, 2, 5])
+def test_other_shards_forward_nothing(own: Project, forwards: list[int], num_shards: int) -> None:
+    change = {"store": {"num_shards": num_shards}}
+    own.run("sample", "infer", **change)
+    assert forwards == []
+    assert_as_fresh(own, **change)
+
+
+def test_one_shard_alone_takes_from_outdated_ones(own: Project, forwards: list[int]) -> None:
+    """A task of a cluster finds the others' old parts in place: nothing has set them aside."""
+    change = {"store": {"num_shards": 2}}
+    own.run("sample", **change)
+    for shard in (1, 0):
+        own.run("infer", shards=(shard,), **change)
+    assert len(forwards) <= 4 * 2  # part 1 may be gone by the time that part 0 looks for it
+    own.run("infer", **change)
+    assert_as_fresh(own, **change)
+
+
+def test_more_crops_forward_the_new_ones(own: Project, forwards: list[int]) -> None:
+    change = {"sample": {"num_crops": NUM_CROPS + 2}}
+    own.run("sample", "infer", **change)
+    assert len(forwards) == 9  # blocks of 3 images, 2 new crops of each: one batch a block
+    assert_as_fresh(own, **change)
+
+
+def test_a_changed_image_alone_is_forwarded(own: Project, forwards: list[int]) -> None:
+    path = Path("images/cat/1.png")
+    with Image.open(path) as image:
+        turned = image.transpose(Image.Transpose.ROTATE_180)
+    turned.save(path)
+    own.run("index", "infer")  # of the same size, so its boxes are the same
+    assert len(forwards) == 1
+    assert_as_fresh(own)
+
+
+@pytest.mark.parametrize("change", [{"batch_size": 4}, {"precision": "bf16"}, {"block_images": 5}])
+def test_other_settings_copy_nothing(
+    own: Project, forwards: list[int], change: dict[str, Any]
+) -> None:
+    own.run("infer", infer=change)
+    assert sum(forwards) >= NUM_IMAGES * NUM_CROPS
+
+
+def test_another_teacher_copies_nothing(own: Project, forwards: list[int]) -> None:
+    write_teacher(Path("models/teacher"), seed=1)
+    own.run("infer")
+    assert sum(forwards) >= NUM_IMAGES * NUM_CROPS
+    assert_as_fresh(own)
+
+
+def test_a_damaged_donor_is_passed_over(own: Project, forwards: list[int]) -> None:
+    for path in Path("labels/predictions/part-00001.zarr/logp/c").rglob("*"):
+        if path.is_file():
+            data = bytearray(path.read_bytes())
+            data[len(data) // 2] ^= 1
+            path.write_bytes(data)
+    change = {"store": {"num_shards": 2}}
+    own.run("sample", "infer", **change)
+    assert 0 < sum(forwards) < NUM_IMAGES * NUM_CROPS
+    assert_as_fresh(own, **change)
+
+
+def lenient(**more: Any) -> dict[str, Any]:
+    return {"infer": {"max_reject_share": 0.5, **more}}
+
+
+def test_an_unreadable_image_goes_its_whole_way(own: Project) -> None:
+    forget_predictions()
+    Path("images/bee/2.jpg").unlink()
+    [outcome, *_] = own.run("infer", "compress", "calibrate", **lenient())
+    assert any("1 images could not be used" in warning for warning in outcome.warnings)
+    table = images.load(own.layout)
+    lost = list(table.paths).index("bee/2.jpg")
+    rejects = pq.read_table("labels/predictions/_rejects-00000.parquet").to_pylist()
+    assert rejects == [{"image_id": lost, "path": "bee/2.jpg", "reason": "missing"}]
+    stored = own.predictions()
+    for name in ("logp", "target_logp", "logsumexp"):
+        assert np.isnan(stored[name][lost]).all()
+        assert np.isfinite(np.delete(stored[name], lost, axis=0)).all()
+    soft = pq.read_table("labels/soft/part-00000.parquet").to_pandas()
+    mine = soft["image_id"] == lost
+    assert soft.loc[mine, ["prob_0", "prob_1", "target_prob"]].isna().all(axis=None)
+    assert (soft.loc[mine, ["class_0", "class_1"]] == -1).all(axis=None)
+    assert not soft.loc[~mine].isna().any(axis=None)
+    for name in ("ferkd", "shares"):
+        part = pq.read_table(f"labels/calibrated/{name}/part-00000.parquet").to_pandas()
+        assert (part.loc[mine, "action"] == 255).all()
+        assert part.loc[mine, ["teacher_weight", "target_weight"]].isna().all(axis=None)
+        assert (part.loc[~mine, "action"] != 255).all()
+        view = plan_view(own.layout, 3, Path("images"), name).open()
+        assert view.num_images == NUM_IMAGES - 1
+        assert lost not in view.image_ids
+    assert verify(Path("labels"), NoProgress()).damages == []
+
+
+def test_too_many_rejects_are_not_kept(own: Project) -> None:
+    expected = own.tree("labels/predictions")
+    forget_predictions()
+    Path("images").rename("away")
+    with pytest.raises(ShardError, match=r"3 of 8 images of part-00000 .* 0.2; .*ant/0.jpg: miss"):
+        own.run("infer", infer={"max_reject_share": 0.2})
+    Path("away").rename("images")
+    own.run("infer")
+    assert own.tree("labels/predictions") == expected
+
+
+def test_a_rejected_image_that_came_back_is_used(own: Project) -> None:
+    """Finished blocks of an interrupted run are not believed about images that were missing."""
+    expected = own.tree("labels/predictions")
+    forget_predictions()
+    Path("images/ant/1.png").rename("away.png")
+    Path("images/bee/2.jpg").rename("away.jpg")
+    with pytest.raises(ShardError, match=r"2 of 8 images .*ant/1.png"):
+        own.run("infer", infer={"max_reject_share": 0.13})  # the third block has the second one
+    Path("away.png").rename("images/ant/1.png")
+    Path("away.jpg").rename("images/bee/2.jpg")
+    own.run("infer")
+    assert own.tree("labels/predictions") == expected
+
+
+def test_changed_bytes_stop_the_shard(own: Project) -> None:
+    forget_predictions()
+    path = Path("images/dog/1.png")
+    path.write_bytes(path.read_bytes() + b"\0")
+    with pytest.raises(DataError, match=rf"{path} changed since .*`ferkd-pipeline stage index`"):
+        own.run("infer")
+    assert not Path("labels/predictions/part-00002.zarr").exists()
+
+
+def test_nan_weights_stop_the_shard(own: Project) -> None:
+    inputs = open_inputs(own.params().section("infer"), own.source())(0)  # type: ignore[arg-type]
+    with torch.no_grad():
+        inputs.teacher.module.fc.bias[2] = float("nan")  # type: ignore[index, union-attr]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("stages.infer.inputs.build", lambda *_: inputs.teacher)
+        with pytest.raises(ShardError, match=r"NaN or infinity for crop 0 of ant/0.jpg; try infer"):
+            own.run("infer", infer={"batch_size": 5})
+
+
+def test_batches_hold_no_more_than_asked_for(shared: Project) -> None:
+    values = shared.params()
+    inputs: Inputs = open_inputs(values.section("infer"), shared.source())(1)  # type: ignore[arg-type]
+    boxes, flips = inputs.read_crops()
+    boxes, flips = np.tile(boxes, (1, 20, 1)), np.tile(flips, (1, 20))
+    feed = CropFeed(Path("images"), inputs.images, boxes, flips, inputs.teacher.spec, 3)
+    started = 0
+    make = feed._make
+
+    def counted(*arguments: Any) -> Batch:
+        nonlocal started
+        started += 1
+        return make(*arguments)
+
+    feed._make = counted  # type: ignore[method-assign]
+    wanted = np.argwhere(np.ones_like(flips))
+    taken = 0
+    for batch in feed.batches(wanted, 7):
+        assert batch.pixels.shape == (7, 3, 32, 32)
+        assert batch.first == 7 * taken
+        taken += 1
+        assert started - taken <= 3 + 1
+        assert len(feed._decoded._items) <= 3 + 2
+    assert taken == -(-len(wanted) // 7)
+
+
+def test_crop_keys_name_what_a_crop_shows(shared: Project) -> None:
+    keys = shared.predictions()["crop_key"]
+    table = images.load(shared.layout)
+    assert keys.shape == (NUM_IMAGES, NUM_CROPS)
+    name = f"{table.paths[0]}\0{table.content_hashes[0]}\0{table.class_ids[0]}"
+    row = pq.read_table(shared.layout.table("crops", part_name(0))).to_pylist()[0]
+    packed = np.array([row[c] for c in ("top", "left", "height", "width", "flip")], "<i4")
+    seed = xxhash.xxh3_64_intdigest(name.encode())
+    assert keys[0, 0] == xxhash.xxh3_64_intdigest(packed.tobytes(), seed)
