@@ -96,8 +96,8 @@ def image_folders(sections: Mapping[str, pydantic.BaseModel]) -> dict[str, list[
 
 
 def _report(made: set[str], root: str, with_code: bool) -> dict[str, Any]:
+    # Labels and calibrations are shown too: metrics/train names their digests.
     reads = [path for path in sorted(made) if path.startswith("metrics/")]
-    reads += [path for path in ("labels/soft", "labels/calibrated") if path in made]
     entry: dict[str, Any] = {
         "desc": "gather the results in one page",
         "cmd": "ferkd-pipeline report --quiet",
@@ -116,11 +116,18 @@ def _stage(
     info: StageInfo, made: set[str], root: str, with_code: bool, images: list[str]
 ) -> dict[str, Any]:
     code = [info.module.replace(".", "/"), *CODE_SHARED] if with_code else []
+    sections = list(info.sections)
+    if with_code and info.name != "index" and any(map(_is_digits, images)):
+        # The same digits as index reads, and nothing but these make them. As folders they would be
+        # five more arrows, and `dvc dag` a knot.
+        images = [folder for folder in images if not _is_digits(folder)]
+        sections.insert(0, "digits")
+        code.append("stages/digits")
     reads = [_below(root, path) for path in info.reads if path in made]
     entry: dict[str, Any] = {
         "desc": info.summary,
         "cmd": f"ferkd-pipeline stage {info.name}",
-        "params": list(info.sections),
+        "params": sections,
     }
     if deps := [*code, *images, *reads]:
         entry["deps"] = deps
@@ -128,6 +135,10 @@ def _stage(
         kind, value = _output(path, root)
         entry.setdefault(kind, []).append(value)
     return entry
+
+
+def _is_digits(folder: str) -> bool:
+    return folder.startswith("data/digits/")
 
 
 def _output(path: str, root: str) -> tuple[str, Any]:

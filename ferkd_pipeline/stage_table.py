@@ -22,7 +22,9 @@ class StageInfo:
     sections: tuple[str, ...]
     """Sections of params.yaml, or keys in them, that its result depends on."""
     reads: tuple[str, ...]
-    """Outputs of other stages that it reads, as paths from the folder of dvc.yaml."""
+    """Outputs of other stages that it reads, as paths from the folder of dvc.yaml. Left out: those
+    whose every change shows in one that is named. Labels record the digests of their images and
+    crops, so labels/soft stands for labels/images and labels/crops too."""
     writes: tuple[str, ...]
     """What it writes, as paths from the folder of dvc.yaml."""
 
@@ -101,7 +103,7 @@ STAGES: tuple[StageInfo, ...] = (
         module="stages.train",
         sharded=False,
         sections=("train",),
-        reads=("labels/images", "labels/crops", "labels/soft", "labels/calibrated"),
+        reads=("labels/soft", "labels/calibrated"),
         writes=(
             "models/student",
             "metrics/train/summary.json",
@@ -123,13 +125,7 @@ STAGES: tuple[StageInfo, ...] = (
         module="stages.compare",
         sharded=False,
         sections=("train", "compare"),
-        reads=(
-            "labels/images",
-            "labels/crops",
-            "labels/soft",
-            "labels/calibrated",
-            "models/teacher",
-        ),
+        reads=("labels/soft", "labels/calibrated"),
         writes=(
             "metrics/compare/compare.json",
             "metrics/compare/timing.json",

@@ -14,12 +14,12 @@ from typing import Any
 
 from ferkd_pipeline.params import Params
 from stages.shared.contract import Json, Progress, Report, keyed_params
-from store import images, lock
+from store import entries, images, lock
 from store.atomic import write_bytes
 from store.digest import canonical_json, sha256_file, sha256_json
 from store.errors import DataError
 from store.images import ImageTable
-from store.layout import Layout
+from store.layout import Layout, list_artifacts
 from store.view_build import ViewPlan, plan_view
 
 MODELS = Path("models")
@@ -185,7 +185,12 @@ def _train(params: Params) -> _Whole:
     outputs = stage.Outputs(MODELS / "student", METRICS / "train")
 
     def start(progress: Progress) -> Report:
-        inputs = stage.Inputs(plan.open(), plan.table.class_names, evaluation)
+        digests = {
+            name: entries.artifact_digest(plan.layout, name)
+            for name in list_artifacts(plan.layout)
+            if name == "soft" or name.startswith("calibrated/")
+        }
+        inputs = stage.Inputs(plan.open(), plan.table.class_names, evaluation, digests)
         return stage.run(config, inputs, outputs, progress)
 
     fingerprint: Json = {"view": plan.meta.digest, "evaluation": _fingerprint(evaluation)}

@@ -88,7 +88,8 @@ class ArrayWriter:
         """
         start, stop = self.bounds(block)
         with damage_is_told(self.path):
-            return {name: np.asarray(self._array(name)[start:stop]) for name in self._specs}
+            arrays = {name: self._array(name) for name in self._specs}
+        return {name: _read(array, self.path / name, start, stop) for name, array in arrays.items()}
 
     def write(self, block: int, values: Mapping[str, NDArray[Any]], note: Any = None) -> None:
         """Write one block, whole, durably, then its journal line with ``note`` (JSON)."""
@@ -149,6 +150,14 @@ def _divisor_at_most(number: int, limit: int) -> int:
     return next(d for d in range(min(number, limit), 0, -1) if number % d == 0)
 
 
+def _read(array: Any, path: Path, start: int, stop: int) -> NDArray[Any]:
+    with damage_is_told(path):
+        values = np.asarray(array[start:stop])
+    if values.size and bool(np.any(values == array.fill_value)):
+        raise DataError(f"{path} lacks a chunk; delete it and run its stage again")
+    return values
+
+
 class ArrayReader:
     """Reads a Zarr store of the label store."""
 
@@ -191,12 +200,7 @@ class ArrayReader:
         Raises:
             DataError: a chunk is missing or damaged.
         """
-        array = self._array(name)
-        with damage_is_told(self.path / name):
-            values = np.asarray(array[start:stop])
-        if values.size and bool(np.any(values == array.fill_value)):
-            raise DataError(f"{self.path}/{name} lacks a chunk; delete it and run its stage again")
-        return values
+        return _read(self._array(name), self.path / name, start, stop)
 
     def blocks(self) -> Iterator[tuple[int, int]]:
         """(start, stop) of every block, in order."""

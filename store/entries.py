@@ -127,6 +127,12 @@ def list_entries(layout: Layout, artifact: str) -> list[Entry]:
     return [read_entry(path) for path in entry_paths(layout, artifact)]
 
 
+def artifact_digest(layout: Layout, artifact: str) -> str:
+    """Digest of what all parts of an artifact hold: their names, keys and rows digests."""
+    listed = list_entries(layout, artifact)
+    return sha256_json([[entry.stem, entry.key, entry.rows_digest] for entry in listed])
+
+
 def write_manifest(layout: Layout, artifact: str) -> str:
     """Merge an artifact's entries into its manifest and return the manifest's SHA-256.
 

@@ -1,7 +1,7 @@
 """Train a student from the store's view and publish it as a model folder."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from stages.shared.contract import Progress, Report
@@ -29,6 +29,9 @@ class Inputs:
     """Name of class c at place c."""
     evaluation: Path | None = None
     """Folder of class folders to measure on; `Config.evaluation`."""
+    store_digests: Mapping[str, str] = field(default_factory=dict)
+    """Digest of each label artifact of the store, by name, for the metrics: where labels or
+    calibrations changed, the metrics differ even if the student is as good."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +62,7 @@ def run(config: Config, inputs: Inputs, output: Outputs, progress: Progress) -> 
         )
     learned = learn(config, source, evaluation=evaluation, progress=progress, label="student")
     numbers = learned.history.numbers() | {"num_parameters": learned.num_parameters}
+    numbers["store"] = {**inputs.store_digests}
     write_metrics(output.metrics, numbers, learned.history)
     save(
         output.model,

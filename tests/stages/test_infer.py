@@ -1,4 +1,4 @@
-"""The stage infer through the engine: right values, and the same bits whatever the circumstances."""
+"""The stage infer through the engine: right values, and the same bits in all circumstances."""
 
 from pathlib import Path
 from typing import Any
@@ -82,7 +82,7 @@ def test_an_impossible_class_stays_finite() -> None:
 @pytest.mark.parametrize("num_shards", [1, 2, 7])
 def test_shard_borders_change_no_bit(own: Project, num_shards: int) -> None:
     before = own.predictions()
-    change = {"store": {"num_shards": num_shards}}
+    change: dict[str, Any] = {"store": {"num_shards": num_shards}}
     for path in Path("labels/predictions").iterdir():
         path.rename(f"gone-{path.name}")  # nothing to copy from
     own.run("sample", "infer", **change)
@@ -214,9 +214,7 @@ def test_a_teacher_of_other_classes_reads_no_image(
 def test_a_teacher_of_classes_in_another_order(own: Project) -> None:
     Path("images/elk").rename("images/aardvark")
     own.run("index", "sample")
-    with pytest.raises(
-        DataError, match=r"its class 0 is 'ant', that of labels/images.* 'aardvark'"
-    ):
+    with pytest.raises(DataError, match=r"its class 0 is 'ant', that of labels.* 'aardvark'"):
         own.run("infer")
 
 

@@ -66,7 +66,8 @@ def test_a_killed_command_goes_on_where_it_was(own: Project) -> None:
     command = [sys.executable, "-m", "ferkd_pipeline", "stage", "infer"]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     while process.poll() is None:
-        num_blocks = len(list(Path(".ferkd/work/infer").glob("*/journal/0*.json")))
+        unfinished = [path.parent for path in Path(".ferkd/work/infer").glob("*/arrays.zarr")]
+        num_blocks = sum(len(list(work.glob("journal/0*.json"))) for work in unfinished)
         if num_blocks >= 3 and own.layout.entry("predictions", "part-00000").exists():
             process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
@@ -100,6 +101,7 @@ def test_a_resumed_shard_forwards_only_the_rest(
     assert len(forwards) == 3
     own.run("infer", shards=(0,))
     assert len(forwards) == 3 + 2 + 1  # 8 images: the second block of 3, and the last of 2
+    own.run("infer")
     assert_as_fresh(own)
 
 
@@ -125,7 +127,7 @@ def test_added_images_alone_are_forwarded(own: Project, forwards: list[int]) -> 
 
 @pytest.mark.parametrize("num_shards", [1, 2, 5])
 def test_other_shards_forward_nothing(own: Project, forwards: list[int], num_shards: int) -> None:
-    change = {"store": {"num_shards": num_shards}}
+    change: dict[str, Any] = {"store": {"num_shards": num_shards}}
     own.run("sample", "infer", **change)
     assert forwards == []
     assert_as_fresh(own, **change)
@@ -133,7 +135,7 @@ def test_other_shards_forward_nothing(own: Project, forwards: list[int], num_sha
 
 def test_one_shard_alone_takes_from_outdated_ones(own: Project, forwards: list[int]) -> None:
     """A task of a cluster finds the others' old parts in place: nothing has set them aside."""
-    change = {"store": {"num_shards": 2}}
+    change: dict[str, Any] = {"store": {"num_shards": 2}}
     own.run("sample", **change)
     for shard in (1, 0):
         own.run("infer", shards=(shard,), **change)
@@ -143,7 +145,7 @@ def test_one_shard_alone_takes_from_outdated_ones(own: Project, forwards: list[i
 
 
 def test_more_crops_forward_the_new_ones(own: Project, forwards: list[int]) -> None:
-    change = {"sample": {"num_crops": NUM_CROPS + 2}}
+    change: dict[str, Any] = {"sample": {"num_crops": NUM_CROPS + 2}}
     own.run("sample", "infer", **change)
     assert len(forwards) == 9  # blocks of 3 images, 2 new crops of each: one batch a block
     assert_as_fresh(own, **change)
@@ -180,7 +182,7 @@ def test_a_damaged_donor_is_passed_over(own: Project, forwards: list[int]) -> No
             data = bytearray(path.read_bytes())
             data[len(data) // 2] ^= 1
             path.write_bytes(data)
-    change = {"store": {"num_shards": 2}}
+    change: dict[str, Any] = {"store": {"num_shards": 2}}
     own.run("sample", "infer", **change)
     assert 0 < sum(forwards) < NUM_IMAGES * NUM_CROPS
     assert_as_fresh(own, **change)
@@ -256,28 +258,30 @@ def test_changed_bytes_stop_the_shard(own: Project) -> None:
 def test_nan_weights_stop_the_shard(own: Project) -> None:
     inputs = open_inputs(own.params().section("infer"), own.source())(0)  # type: ignore[arg-type]
     with torch.no_grad():
-        inputs.teacher.module.fc.bias[2] = float("nan")  # type: ignore[index, union-attr]
+        dict(inputs.teacher.module.named_parameters())["fc.bias"][2] = float("nan")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("stages.infer.inputs.build", lambda *_: inputs.teacher)
         with pytest.raises(ShardError, match=r"NaN or infinity for crop 0 of ant/0.jpg; try infer"):
             own.run("infer", infer={"batch_size": 5})
 
 
-def test_batches_hold_no_more_than_asked_for(shared: Project) -> None:
+def test_batches_hold_no_more_than_asked_for(
+    shared: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
     values = shared.params()
     inputs: Inputs = open_inputs(values.section("infer"), shared.source())(1)  # type: ignore[arg-type]
     boxes, flips = inputs.read_crops()
     boxes, flips = np.tile(boxes, (1, 20, 1)), np.tile(flips, (1, 20))
     feed = CropFeed(Path("images"), inputs.images, boxes, flips, inputs.teacher.spec, 3)
     started = 0
-    make = feed._make
+    make = CropFeed._make
 
     def counted(*arguments: Any) -> Batch:
         nonlocal started
         started += 1
         return make(*arguments)
 
-    feed._make = counted  # type: ignore[method-assign]
+    monkeypatch.setattr(CropFeed, "_make", counted)
     wanted = np.argwhere(np.ones_like(flips))
     taken = 0
     for batch in feed.batches(wanted, 7):

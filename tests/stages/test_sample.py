@@ -104,12 +104,12 @@ def test_what_changes_rows_changes_the_key(shared: Project, change: dict[str, An
 
 def test_what_changes_no_row_is_refused_or_not_keyed(shared: Project) -> None:
     assert shared.why("sample", infer={"batch_size": 2}) == ["complete"] * 3
-    for useless in ({"size": 8}, {"padding": 1}):
-        with pytest.raises(ValidationError, match="has no effect with kind random_resized_crop"):
-            Config.model_validate(useless)
-    for useless in ({"scale": (0.5, 1.0)}, {"ratio": (1.0, 1.0)}):
-        with pytest.raises(ValidationError, match="has no effect with kind random_crop"):
-            Config.model_validate({"kind": "random_crop", "size": 8, **useless})
+    for name in ("size", "padding"):
+        with pytest.raises(ValidationError, match=f"{name} has no effect with kind random_resized"):
+            Config.model_validate({name: 8})
+    for name in ("scale", "ratio"):
+        with pytest.raises(ValidationError, match=f"{name} has no effect with kind random_crop"):
+            Config.model_validate({"kind": "random_crop", "size": 8, name: (1.0, 1.0)})
 
 
 @pytest.mark.parametrize(

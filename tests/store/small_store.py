@@ -125,7 +125,7 @@ def publish_rows(
 def _actions() -> NDArray[np.uint8]:
     cycle = (Action.KEEP, Action.SOFTEN, Action.REVISE, Action.DROP)
     rows = np.add.outer(np.arange(NUM_IMAGES), np.arange(NUM_CROPS)) % len(cycle)
-    actions = np.array(cycle, np.uint8)[rows]
+    actions: NDArray[np.uint8] = np.array(cycle, np.uint8)[rows]
     actions[ALL_DROPPED] = Action.DROP
     actions[REJECTED] = Action.REJECT
     return actions
@@ -143,7 +143,7 @@ def _key_columns(shard: int) -> dict[str, Any]:
 
 def _write_images(small: SmallStore) -> None:
     table = small.table
-    rows = {
+    rows: dict[str, Any] = {
         "image_id": np.arange(len(table), dtype=np.int32),
         "path": list(table.paths),
         "class_id": table.class_ids,
@@ -153,7 +153,7 @@ def _write_images(small: SmallStore) -> None:
         "content_hash": list(table.content_hashes),
     }
     class_ids = np.arange(NUM_CLASSES, dtype=np.int32)
-    classes = {"class_id": class_ids, "name": list(table.class_names)}
+    classes: dict[str, Any] = {"class_id": class_ids, "name": list(table.class_names)}
     writer(small.layout, "images", images.STEM, "index", {}).publish_table(
         tables.make_table(IMAGES, rows),
         {"num_images": len(table), "num_classes": NUM_CLASSES},
@@ -331,7 +331,7 @@ def _publish_full(
 
 def overlay_columns(actions: NDArray[np.uint8], shard: int) -> dict[str, Any]:
     flat = actions[bounds(shard)].ravel()
-    weights = np.array([_WEIGHTS[Action(action)] for action in flat], np.float32)
+    weights = np.array([_WEIGHTS[Action(int(action))] for action in flat], np.float32)
     return {
         **_key_columns(shard),
         "action": flat,
@@ -345,7 +345,7 @@ def _write_overlay(small: SmallStore, shard: int, labels: Entry) -> Entry:
     inputs = {"soft": labels.rows_digest, "label": asdict(small.spec)}
     part = writer(small.layout, f"calibrated/{NAME}", part_name(shard), "calibrate", inputs)
     kinds, counts = np.unique(small.actions[bounds(shard)], return_counts=True)
-    actions = {Action(k).name.lower(): int(n) for k, n in zip(kinds, counts, strict=True)}
+    actions = {Action(int(k)).name.lower(): int(n) for k, n in zip(kinds, counts, strict=True)}
     return part.publish_table(
         rows, {"actions": actions, "restored_images": 0}, rows_per_image=NUM_CROPS
     )

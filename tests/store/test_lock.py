@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from store import lock
+from store import atomic, lock
 from store.errors import RetryError
 from tests.store.processes import running, wait_for_line
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from store import lock
+from store import atomic, lock
 from store.errors import RetryError
 
 try:
@@ -121,7 +121,7 @@ def test_heart_beats_and_survives_a_full_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lock, "HEARTBEAT_SECONDS", 0.01)
-    plain, beats, enough = lock.write_bytes, [0], threading.Event()
+    plain, beats, enough = atomic.write_bytes, [0], threading.Event()
 
     def write(path: Path, data: bytes) -> None:
         beats[0] += 1

@@ -1,0 +1,259 @@
+"""Parquet files: what other readers see, what damage does, and which columns there are."""
+
+import json
+import re
+import struct
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from store import schema, tables
+from store.errors import DataError
+from store.layout import part_name
+from store.overlay import Action
+from tests.store.small_store import (
+    NAME,
+    NUM_CLASSES,
+    NUM_CROPS,
+    NUM_IMAGES,
+    REJECTED,
+    SmallStore,
+    bounds,
+    crop_columns,
+    soft_columns,
+)
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "schemas.json"
+
+FILES = {
+    "crops": "crops/part-00000.parquet",
+    "soft": "soft/part-00001.parquet",
+    "calibrated": f"calibrated/{NAME}/part-00000.parquet",
+    "images": "images/images.parquet",
+    "rejects": "predictions/_rejects-00001.parquet",
+}
+
+
+@pytest.mark.parametrize("name", sorted(FILES))
+def test_flipped_bits_of_pages_raise_or_change_nothing(own: SmallStore, name: str) -> None:
+    path = own.root / FILES[name]
+    data, expected = path.read_bytes(), tables.read_table(path)
+    footer = len(data) - 8 - int(struct.unpack("<I", data[-8:-4])[0])
+    rng, num_found = np.random.default_rng(1), 0
+    for place in rng.integers(0, footer, 120):
+        flipped = bytearray(data)
+        flipped[place] ^= 1 << int(rng.integers(8))
+        path.write_bytes(flipped)
+        try:
+            assert tables.read_table(path).equals(expected), place
+        except DataError as error:
+            num_found += 1
+            assert str(path) in str(error)
+            assert "\n" not in str(error)
+    assert num_found > 60  # the others hit page headers, in fields that no value depends on
+
+
+@pytest.mark.parametrize("name", sorted(FILES))
+def test_damaged_footers_raise_nothing_but_our_error(own: SmallStore, name: str) -> None:
+    """What a flip in the footer does to values only the SHA-256 of the file can tell."""
+    path = own.root / FILES[name]
+    data, names = path.read_bytes(), tables.read_table(path).column_names
+    footer = len(data) - 8 - int(struct.unpack("<I", data[-8:-4])[0])
+    rng, num_found = np.random.default_rng(2), 0
+    for place in rng.integers(footer, len(data), 150):
+        flipped = bytearray(data)
+        flipped[place] ^= 1 << int(rng.integers(8))
+        path.write_bytes(flipped)
+        try:
+            tables.read_table(path, names)
+        except DataError as error:
+            num_found += 1
+            assert str(path) in str(error)
+    assert num_found > 20
+
+
+@pytest.mark.parametrize("size", [0, 3, 100, -1])
+def test_truncated_file_is_damaged(own: SmallStore, size: int) -> None:
+    path = own.layout.table("crops", "part-00000")
+    path.write_bytes(path.read_bytes()[:size])
+    with pytest.raises(DataError, match=r"is damaged .*delete it and run its stage again"):
+        tables.read_table(path)
+
+
+def test_missing_file_column_and_metadata_are_told(own: SmallStore) -> None:
+    path = own.layout.table("crops", "part-00000")
+    with pytest.raises(DataError, match=re.escape(f"{path} is damaged")):
+        tables.read_table(path, ["image_id", "colour"])
+    foreign = own.root / "foreign.parquet"
+    pq.write_table(pa.table({"image_id": [1]}), foreign)
+    with pytest.raises(DataError, match="it has no `ferkd` metadata"):
+        tables.read_table(foreign)
+    path.unlink()
+    with pytest.raises(DataError, match="is missing; run the stage"):
+        tables.read_table(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (b'{"format_version":2}', "has format version 2, this software reads up to 1"),
+        (b'{"format_version":"1"}', "does not say its format version"),
+        (b'{"format_version"', "is damaged"),
+        (b"[]", "no `ferkd` metadata"),
+        (b"\xff", "is damaged"),
+        (b"17", "is damaged"),
+    ],
+)
+def test_metadata_that_is_not_ours_is_refused(tmp_path: Path, text: bytes, told: str) -> None:
+    path = tmp_path / "x.parquet"
+    pq.write_table(pa.table({"a": [1]}).replace_schema_metadata({b"ferkd": text}), path)
+    with pytest.raises(DataError, match=told):
+        tables.read_table(path)
+
+
+def test_an_error_of_the_disk_is_not_called_damage(
+    own: SmallStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied", "x")
+
+    monkeypatch.setattr("store.tables.pq.read_table", fail)
+    with pytest.raises(PermissionError):
+        tables.read_table(own.layout.table("crops", "part-00000"))
+
+
+def frames(path: Path) -> dict[str, pd.DataFrame]:
+    """A file as people open it, without this package."""
+    return {
+        "pandas": pd.read_parquet(path),
+        "duckdb": duckdb.connect().execute(f"select * from read_parquet('{path}')").df(),
+        "polars": pl.read_parquet(path).to_pandas(),
+    }
+
+
+@pytest.mark.parametrize("reader", ["pandas", "duckdb", "polars"])
+def test_plain_readers_see_real_labels(small: SmallStore, reader: str) -> None:
+    frame = frames(small.layout.table("soft", "part-00001"))[reader]
+    columns, _ = soft_columns(small, 1)
+    names = ["image_id", "crop", "target", "target_prob", "class_0", "class_1", "prob_0", "prob_1"]
+    assert list(frame.columns) == names
+    for name in names:
+        np.testing.assert_array_equal(frame[name].to_numpy(), columns[name], err_msg=name)
+    kinds = {name: str(frame[name].dtype) for name in names}
+    assert {kinds[name] for name in ("prob_0", "prob_1", "target_prob")} == {"float32"}
+    assert {kinds[name] for name in ("image_id", "target", "class_0", "class_1")} == {"int32"}
+    assert kinds["crop"] == "int16"
+    rejected = frame[frame["image_id"] == REJECTED]
+    assert len(rejected) == NUM_CROPS
+    assert rejected["prob_0"].isna().all()
+    assert (rejected["class_0"] == -1).all()
+
+
+@pytest.mark.parametrize("reader", ["pandas", "duckdb", "polars"])
+def test_plain_readers_see_real_boxes_and_actions(small: SmallStore, reader: str) -> None:
+    crops = frames(small.layout.table("crops", "part-00000"))[reader]
+    for name, values in crop_columns(small, 0).items():
+        np.testing.assert_array_equal(crops[name].to_numpy(), values, err_msg=name)
+    assert str(crops["flip"].dtype) == "bool"
+    overlay = frames(small.layout.table(f"calibrated/{NAME}", "part-00000"))[reader]
+    np.testing.assert_array_equal(overlay["action"], small.actions[bounds(0)].ravel())
+    assert str(overlay["action"].dtype) == "uint8"
+    is_out = overlay["action"].isin([Action.DROP, Action.REJECT])
+    assert (overlay["teacher_weight"].isna() == is_out).all()
+    images = frames(small.layout.table("images", "images"))[reader]
+    assert images["path"].tolist() == small.table.paths.tolist()
+
+
+def test_a_folder_is_one_table(small: SmallStore) -> None:
+    frame = pd.read_parquet(small.layout.folder("soft"))
+    assert len(frame) == NUM_IMAGES * NUM_CROPS
+    assert frame["image_id"].is_monotonic_increasing
+    folder = small.layout.folder("soft")
+    query = f"select count(*), max(class_0) from read_parquet('{folder}/*.parquet')"
+    assert duckdb.connect().execute(query).fetchall() == [(NUM_IMAGES * NUM_CROPS, NUM_CLASSES - 1)]
+
+
+def test_nan_becomes_null(small: SmallStore) -> None:
+    raw = pq.read_table(small.layout.table("soft", "part-00001"))
+    assert raw.column("prob_0").null_count == NUM_CROPS
+    assert raw.column("class_0").null_count == 0
+
+
+def test_row_groups_hold_whole_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "ROW_GROUP_ROWS", 10)
+    path = tmp_path / "x.parquet"
+    rows = pa.table({"image_id": np.repeat(np.arange(5, dtype=np.int32), 4)})
+    tables.write_table(path, rows, {}, rows_per_image=4)
+    groups = pq.ParquetFile(path).metadata
+    sizes = [groups.row_group(i).num_rows for i in range(groups.num_row_groups)]
+    assert sizes == [8, 8, 4]
+    tables.write_table(path, rows, {}, rows_per_image=11)  # more than a group: one image each
+    assert pq.ParquetFile(path).metadata.row_group(0).num_rows == 11
+    assert tables.read_table(path).column("image_id").to_pylist() == [i // 4 for i in range(20)]
+
+
+def test_files_carry_checksums_and_encodings(small: SmallStore) -> None:
+    group = pq.ParquetFile(small.layout.table("crops", "part-00000")).metadata.row_group(0)
+    encodings = {
+        group.column(i).path_in_schema: set(group.column(i).encodings)
+        for i in range(group.num_columns)
+    }
+    assert "BYTE_STREAM_SPLIT" in encodings["top"]
+    assert "RLE_DICTIONARY" in encodings["image_id"]
+    assert {group.column(i).compression for i in range(group.num_columns)} == {"ZSTD"}
+
+
+def test_metadata_of_a_file_says_what_it_is(small: SmallStore) -> None:
+    described = tables.read_metadata(tables.read_table(small.layout.table("soft", part_name(0))))
+    assert described["artifact"] == "soft"
+    assert described["format_version"] == 1
+    assert described["attributes"]["label"]["kind"] == "marginal_smoothing"
+    assert tables.read_metadata(pa.table({"a": [1]})) == {}
+
+
+def test_schemas_are_frozen() -> None:
+    """Column names and types are the format: raise FORMAT_VERSION when one changes.
+
+    `make_golden()` gives what tests/golden/schemas.json holds.
+    """
+    assert make_golden() == json.loads(GOLDEN.read_text())
+
+
+def test_files_have_the_frozen_columns(small: SmallStore) -> None:
+    golden = json.loads(GOLDEN.read_text())
+    kinds = {
+        "images/images": "images",
+        "images/classes": "classes",
+        "rejects/index": "rejects",
+        "crops/part-00000": "crops",
+        "predictions/_rejects-00000": "infer_rejects",
+        "soft/part-00000": "soft",
+        f"calibrated/{NAME}/part-00000": "calibrated",
+    }
+    for file, kind in kinds.items():
+        found = pq.read_schema(small.root / f"{file}.parquet")
+        assert {field.name: str(field.type) for field in found} == golden[kind], file
+
+
+def make_golden() -> dict[str, Any]:
+    all_soft = schema.soft(2, has_max_prob=True, has_outside_prob=True)
+    kinds = {
+        "images": schema.IMAGES,
+        "classes": schema.CLASSES,
+        "rejects": schema.REJECTS,
+        "infer_rejects": schema.INFER_REJECTS,
+        "crops": schema.CROPS,
+        "calibrated": schema.CALIBRATED,
+        "soft": schema.soft(2, has_max_prob=False, has_outside_prob=False),
+        "soft with max_prob and outside_prob": all_soft,
+    }
+    return {
+        kind: {field.name: str(field.type) for field in columns} for kind, columns in kinds.items()
+    }
