@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 _FILES_WORTH_ONE_SYNC = 1000
-_LEFTOVER = re.compile(r"-(?P<host>[^/]*)-(?P<pid>\d+)\.tmp")
+_LEFTOVER = re.compile(r"\.(?:new|old)-(?P<host>[^/]*)-(?P<pid>\d+)\.tmp$")
 _ABANDONED_SECONDS = 24 * 3600.0
 """A leftover of another machine is deleted after this: no write of ours takes as long."""
 

@@ -224,7 +224,7 @@ def _fits(meta: ViewMeta, arrays: dict[str, NDArray[Any]]) -> bool:
 
 
 def _map(path: Path) -> NDArray[Any]:
-    values: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    values: NDArray[Any] = np.lib.format.open_memmap(path, mode="r")
     return values
 
 

@@ -4,10 +4,12 @@ Paths in it are relative, as in a user's params.yaml, so tests work inside its f
 """
 
 import contextlib
+import itertools
 import json
 import os
 import shutil
 import signal
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -109,6 +111,8 @@ def merged(base: Changes, changes: Changes) -> Changes:
     for name, value in changes.items():
         if isinstance(value, dict) and isinstance(result.get(name), dict):
             result[name] = merged(result[name], value)
+        elif value is None:
+            result.pop(name, None)
         else:
             result[name] = value
     return result
@@ -189,11 +193,13 @@ def copy_project(project: Project, folder: Path) -> Project:
     return Project(folder)
 
 
-def start_child(*arguments: str) -> int:
+def start_child(*arguments: str, die_at: int | None = None) -> int:
     """Run a command in a forked process and return its id.
 
     The same code in a process of its own, as `python -m ferkd_pipeline`, without the seconds that
-    importing torch takes.
+    importing torch takes. With ``die_at`` it is killed before its change number so-and-so of the
+    file system: renames and deletions, which are what makes things appear and disappear. With 0
+    it is not killed and writes to the file `steps` how many there were.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of fork beside threads, Python 3.12
@@ -202,12 +208,28 @@ def start_child(*arguments: str) -> int:
         return pid
     code = 99
     try:
-        null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, 1)
-        os.dup2(null, 2)
+        sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+        steps = itertools.count(1)
+        if die_at is not None:
+            _die_at(die_at, steps)
         code = cli.main(list(arguments))
+        if die_at == 0:
+            Path("steps").write_text(str(next(steps) - 1))
     finally:
         os._exit(code)
+
+
+def _die_at(number: int, steps: Iterator[int]) -> None:
+    def counted(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **options: Any) -> Any:
+            if next(steps) == number:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return function(*arguments, **options)
+
+        return call
+
+    for name in ("rename", "replace", "unlink", "rmdir"):
+        setattr(os, name, counted(getattr(os, name)))
 
 
 def end_of(pid: int) -> int:

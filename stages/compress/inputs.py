@@ -59,7 +59,8 @@ class Inputs:
         """
         path = self.layout.arrays("predictions", self.predictions.stem)
         temperatures = tuple(float(t) for t in self.predictions.attributes["temperatures"])
-        return PredictionReader(ArrayReader(path), temperatures)
+        arrays = ArrayReader(path)
+        return PredictionReader(arrays, temperatures, is_dense="logp" in arrays.names)
 
 
 def open_inputs(config: Config, source: Source) -> Callable[[int], Inputs]:
@@ -92,16 +93,13 @@ class PredictionReader:
 
     arrays: ArrayReader
     temperatures: tuple[float, ...]
+    is_dense: bool
+    """Whether every class has its log-probability."""
 
     @property
     def num_ranked(self) -> int:
         """R, how many classes are ranked by the unrounded logit."""
         return self.arrays.shape("topk_class")[2]
-
-    @property
-    def is_dense(self) -> bool:
-        """Whether every class has its log-probability."""
-        return "logp" in self.arrays.names
 
     def blocks(self) -> Iterator[tuple[int, int, Predictions]]:
         """(first image, one past the last, predictions of their crops) of every block."""

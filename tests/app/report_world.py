@@ -67,6 +67,7 @@ def write_store(root: Path) -> None:
             "rows": 100,
             "rows_digest": "d",
             "files": {"part-00000.parquet": {"num_bytes": 1300, "sha256": "0"}},
+            "format_version": 1,
             "lineage": lineage,
         }
         _json(root / artifact / "_part-00000.json", entry)

@@ -22,6 +22,7 @@ from tests.world import CLASSES, NUM_CROPS, NUM_IMAGES, Project, copy_project
 
 C = len(CLASSES)
 NUM_ROWS = NUM_IMAGES * NUM_CROPS
+PART_1 = slice(8 * NUM_CROPS, 16 * NUM_CROPS)
 F64 = NDArray[np.float64]
 
 KINDS = ("hard", "smoothing", "marginal_smoothing", "marginal_renorm", "full")
@@ -75,10 +76,10 @@ def expected(project: Project, kind: str, k: int, temperature: float, include_ta
     return labels
 
 
-def stored(project: Project) -> F64:
-    """(N, C) labels on disk, decoded."""
+def stored(project: Project, *shards: int) -> F64:
+    """(N, C) labels on disk of some shards, decoded."""
     found = []
-    for shard in range(3):
+    for shard in shards:
         part = SoftPart(project.layout, project.entry("soft", shard))
         if part.spec.kind == "full":
             found += [decode_full(prob.reshape(-1, C)) for _, _, prob in part.dense_blocks()]
@@ -97,11 +98,11 @@ def scalars(project: Project) -> dict[str, NDArray[Any]]:
     "fields", COMBINATIONS, ids=lambda fields: "-".join(map(str, fields.values()))
 )
 def test_every_label_is_what_it_says(served: Project, fields: dict[str, Any]) -> None:
-    served.run("compress", infer=INFER, compress=fields)
+    served.run("compress", shards=(1,), infer=INFER, compress=fields)
     wanted = expected(
         served, fields["kind"], fields["k"], fields["temperature"], fields["include_target"]
-    )
-    labels = stored(served)
+    )[PART_1]
+    labels = stored(served, 1)
     # compact rounds other probabilities than the first by up to 2.9 %, of 0.5 at most
     tolerance = 0.03 if fields["precision"] == "compact" and fields["kind"] != "full" else 2e-3
     np.testing.assert_allclose(labels, wanted, atol=tolerance)
@@ -204,7 +205,7 @@ def test_more_kept_than_there_are_classes(own: Project, top_r: int) -> None:
     change: dict[str, Any] = {"infer": {"keep": "topk", "top_r": top_r}}
     own.run("infer", "compress", compress={"k": 9}, **change)
     assert own.entry("soft", 0).attributes["label"]["k"] == 9
-    np.testing.assert_allclose(stored(own), probabilities_of_top(own), atol=0.03)
+    np.testing.assert_allclose(stored(own, 0, 1, 2), probabilities_of_top(own), atol=0.03)
 
 
 def probabilities_of_top(project: Project) -> F64:

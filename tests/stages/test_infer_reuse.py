@@ -105,6 +105,26 @@ def test_a_resumed_shard_forwards_only_the_rest(
     assert_as_fresh(own)
 
 
+def test_arrays_that_were_moved_but_not_published_are_taken_back(
+    own: Project, forwards: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    expected = own.tree("labels/predictions")
+    forget_predictions()
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("store.entries.publish", interrupted)
+        own.run("infer", shards=(2,))
+    assert own.layout.arrays("predictions", part_name(2)).exists()
+    assert not own.layout.entry("predictions", part_name(2)).exists()
+    forwards.clear()
+    own.run("infer", shards=(2,))
+    assert forwards == []
+    own.run("infer")
+    assert own.tree("labels/predictions") == expected
+
+
 def test_damaged_unfinished_work_is_done_again(own: Project) -> None:
     """Bytes of a block may be lost with the power although its journal line was not."""
     expected = own.tree("labels/predictions")

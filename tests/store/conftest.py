@@ -8,13 +8,19 @@ from pathlib import Path
 import pytest
 
 from store.layout import Layout
-from tests.store.small_store import SmallStore, build
+from tests.store.small_store import SPEC, SmallStore, build
 
 
 @pytest.fixture(scope="session")
 def small(tmp_path_factory: pytest.TempPathFactory) -> SmallStore:
     """A store that no test may change."""
     return build(tmp_path_factory.mktemp("small") / "labels")
+
+
+@pytest.fixture(scope="session")
+def full(tmp_path_factory: pytest.TempPathFactory) -> SmallStore:
+    """The same with labels of kind `full`; no test may change it."""
+    return build(tmp_path_factory.mktemp("full") / "labels", replace(SPEC, kind="full"))
 
 
 @pytest.fixture

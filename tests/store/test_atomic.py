@@ -85,7 +85,7 @@ def test_folder_is_replaced_as_a_whole(tmp_path: Path) -> None:
     assert files_of(tmp_path) == {"model/b": b"x"}
 
 
-@pytest.mark.parametrize("name", ["b.bin", "odd [name]*.bin"])
+@pytest.mark.parametrize("name", ["b.bin", "part-00000.parquet", "odd [name]*.bin"])
 def test_killed_file_is_not_seen_and_swept_by_the_next_writer(tmp_path: Path, name: str) -> None:
     final = tmp_path / name
     atomic.write_bytes(final, b"old")
@@ -112,6 +112,7 @@ def test_killed_between_the_two_renames_the_folder_is_absent(tmp_path: Path) -> 
         (partial / "a").write_bytes(b"old")
     kill_at_line(KILLED_BETWEEN_RENAMES, final)
     assert not final.exists()
+    assert sorted(files_of(tmp_path).values()) == [b"new", b"old"]  # aside, not yet deleted
     with atomic.replace_folder(final) as partial:
         (partial / "a").write_bytes(b"newer")
     assert files_of(tmp_path) == {"model/a": b"newer"}

@@ -75,7 +75,7 @@ def test_killed_half_way_can_be_done_again(
         if count[0] == at + 1 and is_after:
             raise Killed
 
-    monkeypatch.setattr(atomic.os, "rename", rename)
+    monkeypatch.setattr(os, "rename", rename)
     with pytest.raises(Killed):
         assert aside(own)
         assert back(own, key)

@@ -1,0 +1,236 @@
+"""The engine on a real project: what runs and why, what is set aside, and who may write."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from timm.models.resnet import ResNet
+
+from ferkd_pipeline import engine
+from stages.shared.contract import NoProgress
+from store import entries, lock
+from store.errors import DataError, ParamsError, RetryError
+from store.layout import part_name
+from store.verify import verify
+from tests.world import SHARDED, Project, end_of, start_child, write_teacher
+
+COMPLETE = ["complete"] * 3
+CHANGED = ["parameters or inputs changed"] * 3
+
+
+@pytest.fixture
+def no_forward(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ResNet, "forward", None)
+
+
+def actions(project: Project, stage: str, **changes: Any) -> list[str]:
+    [outcome] = project.run(stage, **changes)
+    return [shard.action for shard in outcome.shards]
+
+
+def test_a_complete_store_stays_as_it_is(own: Project, no_forward: None) -> None:
+    before = own.tree()
+    times = {path: path.stat().st_mtime_ns for path in Path("labels").rglob("*")}
+    for stage in SHARDED:
+        assert set(own.why(stage)) == {"complete"}
+        assert set(actions(own, stage)) == {"skip"}
+    assert own.tree() == before
+    assert {path: path.stat().st_mtime_ns for path in Path("labels").rglob("*")} == times
+    assert verify(Path("labels"), NoProgress()).damages == []
+
+
+def test_planning_says_why(own: Project) -> None:
+    folder = own.layout.folder("soft")
+    (folder / "_part-00000.json").unlink()
+    (folder / "part-00001.parquet").unlink()
+    data = (folder / "part-00002.parquet").read_bytes()
+    (folder / "part-00002.parquet").write_bytes(data[:-1])
+    assert own.why("compress") == [
+        "not made yet",
+        "part-00001.parquet is missing",
+        f"part-00002.parquet has {len(data) - 1} bytes instead of {len(data)}",
+    ]
+    (folder / "_part-00001.json").write_text("{")
+    assert own.why("compress")[1] == "its entry is damaged"
+    plans = engine.plan_stage(own.params(), "sample", (2,), force=True)
+    assert [(plan.shard, plan.action, plan.why) for plan in plans] == [(2, "run", "forced")]
+    before = own.tree()
+    own.why("compress")
+    assert own.tree() == before
+
+
+@pytest.mark.parametrize("damage", ["entry", "file", "truncated", "garbage"])
+@pytest.mark.parametrize("stage", SHARDED)
+def test_what_is_lost_is_made_again_byte_for_byte(own: Project, stage: str, damage: str) -> None:
+    before = own.tree()
+    artifact = {"sample": "crops", "infer": "predictions", "compress": "soft"}
+    folder = own.layout.folder(artifact.get(stage, "calibrated/ferkd"))
+    data = folder / (
+        "part-00002.zarr/target_logp/c/1/0" if stage == "infer" else "part-00002.parquet"
+    )
+    if damage == "entry":
+        (folder / "_part-00002.json").unlink()
+    elif damage == "garbage":
+        (folder / "_part-00002.json").write_bytes(b"\0\xff")
+    elif damage == "file":
+        data.unlink()
+    else:
+        data.write_bytes(data.read_bytes()[:-1])
+    own.run(stage, shards=(2,))
+    own.run(stage)
+    assert own.tree() == before
+
+
+@pytest.mark.parametrize(
+    ("change", "outdated"),
+    [
+        ({"compress": {"k": 1}}, {"compress", "calibrate"}),
+        ({"compress": {"precision": "float16"}}, {"compress", "calibrate"}),
+        ({"calibrate": {"ferkd": [{"step": "ferkd"}]}}, {"calibrate"}),
+        ({"infer": {"num_workers": 1}}, set()),
+        ({"infer": {"block_images": 5}}, {"infer"}),  # and no bit of a prediction changes
+        ({"sample": {"seed": 6}}, {"sample", "infer", "compress", "calibrate"}),
+    ],
+)
+def test_a_parameter_reruns_the_stages_that_depend_on_it(
+    own: Project, change: dict[str, Any], outdated: set[str]
+) -> None:
+    ran = {stage for stage in SHARDED if "run" in actions(own, stage, **change)}
+    assert ran == outdated
+    assert verify(Path("labels"), NoProgress()).damages == []
+
+
+def test_compress_never_makes_infer_run(own: Project, no_forward: None) -> None:
+    for k in (1, 3, 5):
+        assert actions(own, "infer", compress={"k": k}) == ["skip"] * 3
+        assert actions(own, "compress", compress={"k": k}) == ["run"] * 3
+
+
+def test_another_teacher_sets_aside_and_takes_back(
+    own: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = own.tree()
+    shutil.copytree("models/teacher", "models/first")
+    write_teacher(Path("models/teacher"), seed=1)
+    assert own.why("infer") == CHANGED
+    assert actions(own, "infer") == ["run"] * 3
+    assert own.tree() != before
+    shutil.rmtree("models/teacher")
+    Path("models/first").rename("models/teacher")
+    monkeypatch.setattr(ResNet, "forward", None)
+    assert actions(own, "infer") == ["skip"] * 3
+    assert own.tree() == before
+
+
+def test_a_reverted_parameter_costs_no_forward(
+    own: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = own.tree()
+    own.run("infer", infer={"batch_size": 4})
+    own.run("infer", shards=(1,), infer={"precision": "bf16"})
+    monkeypatch.setattr(ResNet, "forward", None)
+    assert actions(own, "infer") == ["skip"] * 3
+    assert own.tree() == before
+    assert actions(own, "infer", infer={"batch_size": 4}) == ["skip"] * 3
+
+
+def test_fewer_shards_leave_nothing_stale(own: Project, no_forward: None) -> None:
+    change: dict[str, Any] = {"store": {"num_shards": 2}}
+    own.run(*SHARDED, **change)
+    names = {path.name for path in Path("labels").rglob("*") if "00002" in path.name}
+    assert names == set()
+    assert verify(Path("labels"), NoProgress()).damages == []
+    before = own.tree()
+    own.run(*SHARDED)
+    own.run(*SHARDED, **change)
+    assert own.tree() == before
+
+
+def test_more_shards_than_images(own: Project) -> None:
+    with pytest.raises(ParamsError, match="there are only 25 images"):
+        own.run("sample", store={"num_shards": 26})
+
+
+def test_single_shards_write_no_manifest_and_record_does(own: Project) -> None:
+    before = own.tree()
+    own.run("infer", shards=(1,), infer={"num_workers": 1})
+    assert own.tree() == before
+    own.layout.entry("predictions", part_name(1)).unlink()
+    own.run("infer", shards=(1,))
+    assert not own.layout.manifest("predictions").exists()
+    outcome = engine.record_stage(own.params(), "infer")
+    assert (outcome.stage, outcome.num_shards) == ("infer", 3)
+    assert outcome.dvc == "not recorded with DVC: there is no dvc.yaml"
+    assert own.tree() == before
+
+
+def test_record_refuses_what_is_incomplete(own: Project) -> None:
+    own.layout.entry("soft", part_name(1)).unlink()
+    own.layout.manifest("soft").unlink()
+    with pytest.raises(DataError, match=r"part-00001: not made yet.*stage compress --shard 1`"):
+        engine.record_stage(own.params(), "compress")
+    assert not own.layout.manifest("soft").exists()
+    with pytest.raises(DataError, match=r"parameters or inputs changed.*infer --shard 0`"):
+        engine.record_stage(own.params(infer={"batch_size": 2}), "infer")
+
+
+def test_the_manifest_holds_every_entry(shared: Project) -> None:
+    manifest = entries.read_manifest(shared.layout.manifest("predictions"))
+    assert manifest == [shared.entry("predictions", shard) for shard in range(3)]
+    raw = json.loads(shared.layout.manifest("predictions").read_bytes())
+    assert list(raw)[-1] == "sha256"
+
+
+def test_force_runs_what_is_complete(own: Project) -> None:
+    before = own.tree()
+    outcome = engine.run_stage(own.params(), "infer", None, progress=NoProgress(), force=True)
+    assert [shard.action for shard in outcome.shards] == ["run"] * 3
+    assert own.tree() == before
+
+
+def test_what_was_counted_is_told_of_skipped_shards_too(own: Project) -> None:
+    [first] = own.run("infer")
+    assert {shard.action for shard in first.shards} == {"skip"}
+    assert sum(int(str(shard.numbers["num_labelled_crops"])) for shard in first.shards) == 100
+    assert first.lines[0].startswith("100 crops labelled")
+
+
+@pytest.mark.parametrize(
+    ("artifact", "stage"),
+    [("crops", "sample"), ("predictions", "infer"), ("soft", "compress")],
+)
+def test_a_shard_that_another_process_writes(own: Project, artifact: str, stage: str) -> None:
+    own.layout.entry(artifact, part_name(0)).unlink()
+    before = own.tree()
+    with lock.hold(own.layout.lock(artifact, part_name(0))):
+        assert end_of(start_child("stage", stage, "--shard", "0")) == 75
+        assert own.tree() == before
+        with pytest.raises(RetryError, match=r"part-00000 is being written by process \d+ on "):
+            own.run(stage, shards=(0,))
+    assert end_of(start_child("stage", stage, "--shard", "0")) == 0
+
+
+def test_two_processes_on_one_shard(own: Project) -> None:
+    before = own.tree()
+    shutil.rmtree("labels/predictions")
+    children = [start_child("stage", "infer", "--shard", "1") for _ in range(3)]
+    codes = sorted(end_of(child) for child in children)
+    assert codes[0] == 0
+    assert set(codes) <= {0, 75}
+    own.run("infer")
+    assert own.tree() == before
+
+
+def test_exit_codes_of_commands(own: Project) -> None:
+    assert end_of(start_child("stage", "infer", "--shard", "3")) == 2
+    own.write_params(compress={"k": 1, "include_target": True, "kind": "hard"})
+    assert end_of(start_child("stage", "compress")) == 2
+    own.write_params()
+    own.layout.entry("crops", part_name(0)).unlink()
+    assert end_of(start_child("stage", "infer")) == 3
+    own.run("sample")
+    shutil.rmtree("labels/predictions")
+    Path("images/ant/0.jpg").unlink()
+    assert end_of(start_child("stage", "infer")) == 42

@@ -1,0 +1,167 @@
+"""The stage calibrate through the engine: fit over all shards, apply to each."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from numpy.typing import NDArray
+
+from store import fit_file, images
+from store.errors import DataError
+from store.layout import part_name
+from store.overlay import Action
+from tests.world import NUM_CROPS, NUM_IMAGES, Project
+
+NUM_ROWS = NUM_IMAGES * NUM_CROPS
+FERKD: dict[str, Any] = {"step": "ferkd", "preset": "custom", "drop_below": 0.55, "soften_to": 0.7}
+REVISE = {"step": "revise", "eta": 0.8}
+
+
+def frame(project: Project, name: str) -> dict[str, NDArray[Any]]:
+    """Columns of a calibration, all shards."""
+    parts = [
+        pq.read_table(project.layout.table(f"calibrated/{name}", part_name(shard))).to_pandas()
+        for shard in range(3)
+    ]
+    return {c: np.concatenate([part[c].to_numpy() for part in parts]) for c in parts[0].columns}
+
+
+def max_probs(project: Project) -> NDArray[np.float64]:
+    parts = [
+        pq.read_table(project.layout.table("soft", part_name(s))).to_pandas() for s in range(3)
+    ]
+    return np.concatenate([part["prob_0"].to_numpy(np.float64) for part in parts])
+
+
+def test_absolute_thresholds(own: Project) -> None:
+    own.run("calibrate", calibrate={"ferkd": [FERKD]})
+    found, x = frame(own, "ferkd"), max_probs(own)
+    grid = [round(t * 8192) / 8192 for t in (0.55, 0.7)]
+    wanted = np.where(x < grid[0], Action.DROP, np.where(x <= grid[1], Action.SOFTEN, Action.KEEP))
+    kept = wanted.reshape(NUM_IMAGES, NUM_CROPS) != Action.DROP
+    wanted[np.repeat(~kept.any(axis=1), NUM_CROPS)] = Action.SOFTEN
+    np.testing.assert_array_equal(found["action"], wanted)
+    assert len(np.unique(wanted)) == 3
+    np.testing.assert_array_equal(found["image_id"], np.repeat(np.arange(NUM_IMAGES), NUM_CROPS))
+    np.testing.assert_array_equal(found["crop"], np.tile(np.arange(NUM_CROPS), NUM_IMAGES))
+
+
+def test_shares_are_of_all_shards_together(shared: Project) -> None:
+    """`shares` of the world: drop the lowest 10 %, soften up to 30 %, drop the top 20 %."""
+    x = np.sort(max_probs(shared))
+    fitted = fit_file.read(shared.layout, "calibrated/shares")
+    assert fitted is not None
+    thresholds = fitted["fit"]["thresholds"][0]
+    assert thresholds["drop_up_to"] == x[9]
+    assert thresholds["soften_to"] == x[29]
+    assert thresholds["drop_from"] == x[80]
+    counts: Counter[str] = Counter()
+    for shard in range(3):
+        counts.update(shared.entry("calibrated/shares", shard).numbers["groups"])
+    groups = {"extreme_hard": 10, "moderate_hard": 20, "hard_positive": 50, "easy_positive": 20}
+    assert counts == groups
+    actions = frame(shared, "shares")["action"]
+    assert {int(a) for a in np.unique(actions)} <= {int(a) for a in Action}
+    assert (actions == Action.REVISE).any()
+
+
+def test_fit_reads_all_shards_and_apply_one(own: Project) -> None:
+    before = own.tree("labels/calibrated")
+    own.layout.entry("calibrated/shares", part_name(1)).unlink()
+    own.run("calibrate", shards=(1,))
+    after = own.tree("labels/calibrated")
+    for name in ("ferkd", "shares"):
+        before.pop(f"labels/calibrated/{name}/_manifest.json")
+        after.pop(f"labels/calibrated/{name}/_manifest.json", None)
+    assert after == before
+
+
+@pytest.mark.parametrize("recipe", [FERKD, {"step": "ferkd", "preset": "ferkd_share"}])
+def test_a_shard_without_a_fit(own: Project, recipe: dict[str, Any]) -> None:
+    change: dict[str, Any] = {"calibrate": {"other": [recipe]}}
+    with pytest.raises(
+        DataError, match=r"no fit for .* other; run `ferkd-pipeline stage calibrate`"
+    ):
+        own.run("calibrate", shards=(1,), **change)
+    assert not Path("labels/calibrated/other").exists()
+    own.run("calibrate", **change)
+    own.run("calibrate", shards=(1,), **change)
+
+
+def test_a_fit_of_other_labels(own: Project) -> None:
+    """Shares depend on every shard, thresholds on the kind of label at most."""
+    change: dict[str, Any] = {"compress": {"precision": "float16"}}
+    own.run("compress", **change)
+    with pytest.raises(DataError, match="the fit is of other labels"):
+        own.run("calibrate", shards=(2,), **change)
+
+
+def test_only_shares_need_the_other_shards(own: Project) -> None:
+    own.layout.entry("soft", part_name(2)).unlink()
+    Path("labels/calibrated/ferkd/_part-00000.json").unlink()
+    own.run("calibrate", shards=(0,), calibrate={"shares": None})
+    with pytest.raises(DataError, match=r"soft/_part-00002.json is missing"):
+        own.run("calibrate", shards=(0,))
+
+
+def test_a_changed_recipe_runs_alone(own: Project) -> None:
+    before = own.tree("labels/calibrated/shares")
+    change: dict[str, Any] = {"calibrate": {"ferkd": [{**FERKD, "soften_to": 0.8}]}}
+    assert own.why("calibrate") == ["complete"] * 6
+    [outcome] = own.run("calibrate", **change)
+    assert [shard.action for shard in outcome.shards] == ["run"] * 3 + ["skip"] * 3
+    assert own.tree("labels/calibrated/shares") == before
+
+
+def test_a_calibration_that_is_gone_from_params_is_removed(own: Project) -> None:
+    own.run("calibrate", calibrate={"shares": None})
+    assert not Path("labels/calibrated/shares").exists()
+    assert Path("labels/calibrated/ferkd/_fit.json").exists()
+
+
+@pytest.mark.parametrize("precision", ["float16", "compact"])
+def test_the_same_actions_whatever_kind_k_and_temperature(own: Project, precision: str) -> None:
+    change: dict[str, Any] = {
+        "infer": {"temperatures": [4.0]},
+        "calibrate": {"ferkd": [FERKD], "shares": [{"step": "ferkd", "preset": "ferkd_share"}]},
+    }
+    own.run("infer", **change)
+    found: list[bytes] = []
+    for label in (
+        {"kind": "marginal_smoothing", "k": 2},
+        {"kind": "marginal_smoothing", "k": 3, "temperature": 4.0},
+        {"kind": "hard"},
+        {"kind": "marginal_renorm", "k": 1, "include_target": True},
+        {"kind": "full"},
+        {"kind": "full", "temperature": 4.0},
+    ):
+        compress = {"k": 2, "precision": precision, **label}
+        own.run("compress", "calibrate", compress=compress, **change)
+        actions = np.stack([frame(own, name)["action"] for name in ("ferkd", "shares")])
+        found.append(actions.tobytes())
+    assert len(set(found)) == 1
+
+
+def test_revised_labels_lead_by_the_margin(own: Project) -> None:
+    """On the labels as training is served them: 1 - eta between the truth and the best other."""
+    change: dict[str, Any] = {"calibrate": {"ferkd": [REVISE]}}
+    own.run("calibrate", **change)
+    found = frame(own, "ferkd")
+    top = own.predictions()["topk_class"][..., 0].reshape(-1)
+    targets = np.repeat(images.load(own.layout).class_ids, NUM_CROPS)
+    np.testing.assert_array_equal(found["action"] == Action.REVISE, top != targets)
+    np.testing.assert_array_equal(found["action"] == Action.KEEP, top == targets)
+    weights = found["teacher_weight"] + found["target_weight"]
+    np.testing.assert_allclose(weights, 1, atol=1e-6)
+
+
+def test_all_shards_are_told_together(own: Project) -> None:
+    own.layout.entry("calibrated/ferkd", part_name(0)).unlink()
+    [outcome] = own.run("calibrate")
+    assert len(outcome.shards) == 6
+    assert [shard.action for shard in outcome.shards].count("run") == 1
+    assert outcome.lines[0].startswith("ferkd: 100 crops: ")
+    assert sum(line.startswith("shares: 100 crops: ") for line in outcome.lines) == 1
