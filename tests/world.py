@@ -4,15 +4,8 @@ Paths in it are relative, as in a user's params.yaml, so tests work inside its f
 """
 
 import contextlib
-import itertools
 import json
-import os
 import shutil
-import signal
-import sys
-import time
-import warnings
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from ferkd_pipeline import cli, engine, params
+from ferkd_pipeline import engine, jobs, params
 from ferkd_pipeline.engine import StageOutcome
 from ferkd_pipeline.params import Params
 from stages.shared.contract import NoProgress, Source
@@ -32,7 +25,7 @@ from store.arrays import ArrayReader
 from store.entries import Entry, find_entry
 from store.layout import Layout, part_name
 
-torch.set_num_threads(1)  # also: a child of fork may not use OpenMP threads that its parent had
+torch.set_num_threads(1)  # a child of fork cannot use OpenMP threads that its parent had
 
 CLASSES = ("ant", "bee", "cat", "dog", "elk")
 NUM_IMAGES = 25
@@ -134,7 +127,7 @@ class Project:
 
     def source(self, **changes: Any) -> Source:
         """What the sharded stages work on."""
-        return engine.source_of(self.params(**changes))
+        return jobs.source_of(self.params(**changes))
 
     def run(
         self, *stages: str, shards: tuple[int, ...] | None = None, **changes: Any
@@ -193,72 +186,7 @@ def copy_project(project: Project, folder: Path) -> Project:
     return Project(folder)
 
 
-def start_child(*arguments: str, die_at: int | None = None) -> int:
-    """Run a command in a forked process and return its id.
-
-    The same code in a process of its own, as `python -m ferkd_pipeline`, without the seconds that
-    importing torch takes. With ``die_at`` it is killed before its change number so-and-so of the
-    file system: renames and deletions, which are what makes things appear and disappear. With 0
-    it is not killed and writes to the file `steps` how many there were.
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of fork beside threads, Python 3.12
-        pid = os.fork()
-    if pid:
-        return pid
-    code = 99
-    try:
-        sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115
-        steps = itertools.count(1)
-        if die_at is not None:
-            _die_at(die_at, steps)
-        code = cli.main(list(arguments))
-        if die_at == 0:
-            Path("steps").write_text(str(next(steps) - 1))
-    finally:
-        os._exit(code)
-
-
-def _die_at(number: int, steps: Iterator[int]) -> None:
-    def counted(function: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*arguments: Any, **options: Any) -> Any:
-            if next(steps) == number:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return function(*arguments, **options)
-
-        return call
-
-    for name in ("rename", "replace", "unlink", "rmdir"):
-        setattr(os, name, counted(getattr(os, name)))
-
-
-def end_of(pid: int) -> int:
-    """Wait for a child; its exit code, or minus the signal that ended it."""
-    _, status = os.waitpid(pid, 0)
-    return os.waitstatus_to_exitcode(status)
-
-
-def kill_when(pid: int, condition: Callable[[], bool], delay: float, sign: int) -> int:
-    """Send a signal ``delay`` seconds after a condition came true, unless the child ends before."""
-    for _ in _every_millisecond(30):
-        if condition():
-            time.sleep(delay)
-            break
-        done, status = os.waitpid(pid, os.WNOHANG)
-        if done:
-            return os.waitstatus_to_exitcode(status)
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, sign)
-    return end_of(pid)
-
-
-def kill_after(pid: int, delay: float, sign: int = signal.SIGKILL) -> int:
-    """Send a signal to a child some seconds from now; its exit code, see `end_of`."""
-    return kill_when(pid, lambda: True, delay, sign)
-
-
-def _every_millisecond(seconds: float) -> Iterator[None]:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        yield
-        time.sleep(0.001)
+def forget_predictions() -> None:
+    """As though infer had never run."""
+    for folder in ("labels/predictions", ".ferkd/work"):
+        shutil.rmtree(folder, ignore_errors=True)

@@ -28,12 +28,12 @@ def record(name: str | None, params_path: Path, as_json: bool) -> None:
     that the next `dvc repro` does not run it again. Without STAGE: every stage with shards that
     params.yaml has a section for. Works without DVC too: then only the manifest is written.
     """
-    from ferkd_pipeline import engine, params
+    from ferkd_pipeline import params, recording
 
     values = params.load(params_path)
     sharded = [info.name for info in stage_table.STAGES if info.sharded]
     names = [name] if name else [each for each in sharded if each in values.sections]
-    outcomes = [engine.record_stage(values, each) for each in names]
+    outcomes = [recording.record_stage(values, each) for each in names]
     if as_json:
         print_json([dataclasses.asdict(outcome) for outcome in outcomes])
         return

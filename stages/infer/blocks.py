@@ -76,6 +76,7 @@ class Blocks:
             self._config.num_workers,
         )
         left = [block for block in range(writer.num_blocks) if not self._take_up(block, feed)]
+        self._refuse_too_many()
         if 0 < len(left) < writer.num_blocks:
             num_done = writer.num_blocks - len(left)
             self._progress.note(f"{self._output.stem}: {num_done} blocks were done already")

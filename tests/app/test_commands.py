@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from ferkd_pipeline import cli, engine
-from ferkd_pipeline.engine import RecordOutcome, ShardOutcome, ShardPlan, StageOutcome
+from ferkd_pipeline import cli, engine, recording
+from ferkd_pipeline.engine import ShardOutcome, ShardPlan, StageOutcome
 from ferkd_pipeline.params import Params
+from ferkd_pipeline.recording import RecordOutcome
 from ferkd_pipeline.units import readable_bytes
 from stages.shared.contract import Progress
 from store import info as store_info
@@ -135,7 +136,7 @@ def test_record(
         calls.append(name)
         return RecordOutcome(name, 4, f"labels/{name}/_manifest.json", "recorded by DVC")
 
-    monkeypatch.setattr(engine, "record_stage", record_stage)
+    monkeypatch.setattr(recording, "record_stage", record_stage)
     assert cli.main(["record", *arguments]) == 0
     assert calls == expected
     first = capsys.readouterr().out.splitlines()[0]

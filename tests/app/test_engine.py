@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 from timm.models.resnet import ResNet
 
-from ferkd_pipeline import engine
+from ferkd_pipeline import engine, recording
 from stages.shared.contract import NoProgress
 from store import entries, lock
 from store.errors import DataError, ParamsError, RetryError
 from store.layout import part_name
 from store.verify import verify
-from tests.world import SHARDED, Project, end_of, start_child, write_teacher
+from tests.children import end_of, start_child
+from tests.world import SHARDED, Project, write_teacher
 
 COMPLETE = ["complete"] * 3
 CHANGED = ["parameters or inputs changed"] * 3
@@ -160,7 +161,7 @@ def test_single_shards_write_no_manifest_and_record_does(own: Project) -> None:
     own.layout.entry("predictions", part_name(1)).unlink()
     own.run("infer", shards=(1,))
     assert not own.layout.manifest("predictions").exists()
-    outcome = engine.record_stage(own.params(), "infer")
+    outcome = recording.record_stage(own.params(), "infer")
     assert (outcome.stage, outcome.num_shards) == ("infer", 3)
     assert outcome.dvc == "not recorded with DVC: there is no dvc.yaml"
     assert own.tree() == before
@@ -170,10 +171,10 @@ def test_record_refuses_what_is_incomplete(own: Project) -> None:
     own.layout.entry("soft", part_name(1)).unlink()
     own.layout.manifest("soft").unlink()
     with pytest.raises(DataError, match=r"part-00001: not made yet.*stage compress --shard 1`"):
-        engine.record_stage(own.params(), "compress")
+        recording.record_stage(own.params(), "compress")
     assert not own.layout.manifest("soft").exists()
     with pytest.raises(DataError, match=r"parameters or inputs changed.*infer --shard 0`"):
-        engine.record_stage(own.params(infer={"batch_size": 2}), "infer")
+        recording.record_stage(own.params(infer={"batch_size": 2}), "infer")
 
 
 def test_the_manifest_holds_every_entry(shared: Project) -> None:

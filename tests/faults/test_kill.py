@@ -11,7 +11,8 @@ import pytest
 
 from stages.shared.contract import NoProgress
 from store.verify import verify
-from tests.world import SHARDED, Project, end_of, kill_after, start_child
+from tests.children import end_of, kill_after, start_child
+from tests.world import SHARDED, Project
 
 FOLDERS = {
     "sample": "labels/crops",

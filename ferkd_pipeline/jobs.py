@@ -1,0 +1,104 @@
+"""Every shard of a stage as a job: its key, its writer, and the call that runs it."""
+
+import importlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from ferkd_pipeline import whole_stages
+from ferkd_pipeline.params import Params
+from ferkd_pipeline.stage_table import StageInfo
+from stages.shared.contract import Progress, Report, ShardInputs, Source, keyed_params
+from store import entries
+from store.atomic import remove
+from store.digest import sha256_json
+from store.layout import FORMAT_VERSION, Layout, part_name
+from store.parts import PartWriter
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One shard of one artifact, ready to be looked at or run."""
+
+    shard: int
+    writer: PartWriter
+    run: Callable[[PartWriter, Progress], Report]
+    persists: bool
+    """Whether outdated shards are set aside instead of replaced."""
+
+    def why_incomplete(self) -> str | None:
+        """None where the shard is complete under its key, else the reason. Reads no rows."""
+        writer = self.writer
+        return entries.why_incomplete(writer.layout, writer.artifact, writer.stem, writer.key)
+
+
+def layout_of(params: Params) -> Layout:
+    """The store's layout: ``.ferkd/`` lies beside the store's folder."""
+    return Layout.beside(params.store.root)
+
+
+def source_of(params: Params) -> Source:
+    """The store that the sharded stages work on."""
+    folder = whole_stages.images_folder(params)
+    return Source(layout_of(params), params.store.num_shards, folder)
+
+
+def jobs_of(params: Params, info: StageInfo, shards: tuple[int, ...] | None) -> list[Job]:
+    """The jobs of a sharded stage: all its shards (None), or those named; none is started.
+
+    Raises:
+        ParamsError: a parameter is wrong.
+        DataError: an input is missing or does not fit.
+    """
+    numbers = range(params.store.num_shards) if shards is None else shards
+    if info.name == "calibrate":
+        return [job for recipe in _recipes(params) for job in _recipe_jobs(params, recipe, numbers)]
+    config: Any = params.section(info.name)
+    module = importlib.import_module(f"{info.module}.run")
+    inputs_of: Callable[[int], ShardInputs] = module.open_inputs(config, source_of(params))
+    return [_job(params, info.name, shard, inputs_of(shard), module, config) for shard in numbers]
+
+
+def _recipes(params: Params) -> list[Any]:
+    module = importlib.import_module("stages.calibrate.run")
+    config: Any = params.section("calibrate")
+    return [module.Recipe(name, steps) for name, steps in config.root.items()]
+
+
+def fit(params: Params, progress: Progress) -> None:
+    """The first phase of calibrate, over all shards, and the removal of calibrations of old."""
+    module = importlib.import_module("stages.calibrate.run")
+    recipes, source = _recipes(params), source_of(params)
+    for recipe in recipes:
+        module.fit(recipe, source, progress)
+    folder = source.layout.folder("calibrated")
+    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+        if path.is_dir() and path.name not in {recipe.name for recipe in recipes}:
+            remove(path)
+
+
+def _recipe_jobs(params: Params, recipe: Any, numbers: Iterable[int]) -> list[Job]:
+    module = importlib.import_module("stages.calibrate.run")
+    inputs_of: Callable[[int], ShardInputs] = module.open_inputs(recipe, source_of(params))
+    return [_job(params, "calibrate", shard, inputs_of(shard), module, recipe) for shard in numbers]
+
+
+def _job(
+    params: Params, stage: str, shard: int, inputs: ShardInputs, module: Any, config: Any
+) -> Job:
+    """``config`` is a stage's section, or one recipe of the section calibrate."""
+    is_recipe = stage == "calibrate"
+    lineage = {
+        "revision": module.REVISION,
+        "params": config.params() if is_recipe else keyed_params(config),
+        "inputs": inputs.lineage(),
+    }
+    key = sha256_json({"format": FORMAT_VERSION, "stage": stage, **lineage})
+    artifact = config.artifact if is_recipe else module.ARTIFACT
+    writer = PartWriter(layout_of(params), artifact, part_name(shard), stage, key, lineage)
+
+    def run(output: PartWriter, progress: Progress) -> Report:
+        report: Report = module.run(config, inputs, output, progress)
+        return report
+
+    return Job(shard, writer, run, persists=stage == "infer")

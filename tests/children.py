@@ -1,0 +1,68 @@
+"""Commands in processes of their own that tests kill: forked, for importing torch takes seconds."""
+
+import contextlib
+import itertools
+import os
+import signal
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from ferkd_pipeline import cli
+
+_CHANGES = ("rename", "replace", "unlink", "rmdir")
+"""Functions of `os` that make files appear and disappear."""
+
+
+def start_child(*arguments: str, die_at: int | None = None) -> int:
+    """Run a command, as `python -m ferkd_pipeline` does, and return the id of its process.
+
+    With ``die_at`` it is killed before its change number so-and-so of the file system: renames
+    and deletions. With 0 it is not killed and writes to the file `steps` how many there were.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of fork beside threads, Python 3.12
+        pid = os.fork()
+    if pid:
+        return pid
+    code = 99
+    try:
+        sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+        steps = itertools.count(1)
+        if die_at is not None:
+            _die_at(die_at, steps)
+        code = cli.main(list(arguments))
+        if die_at == 0:
+            Path("steps").write_text(str(next(steps) - 1))
+    finally:
+        os._exit(code)
+
+
+def _die_at(number: int, steps: Iterator[int]) -> None:
+    def counted(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **options: Any) -> Any:
+            if next(steps) == number:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return function(*arguments, **options)
+
+        return call
+
+    for name in _CHANGES:
+        setattr(os, name, counted(getattr(os, name)))
+
+
+def end_of(pid: int) -> int:
+    """Wait for a child; its exit code, or minus the signal that ended it."""
+    _, status = os.waitpid(pid, 0)
+    return os.waitstatus_to_exitcode(status)
+
+
+def kill_after(pid: int, delay: float, sign: int = signal.SIGKILL) -> int:
+    """Send a signal to a child some seconds from now; see `end_of` for what is returned."""
+    time.sleep(delay)
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, sign)
+    return end_of(pid)
