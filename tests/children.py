@@ -31,6 +31,8 @@ def start_child(*arguments: str, die_at: int | None = None) -> int:
     code = 99
     try:
         sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+        # A shell's background jobs start with Ctrl-C ignored, and children inherit that.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         steps = itertools.count(1)
         if die_at is not None:
             _die_at(die_at, steps)
