@@ -5,6 +5,7 @@ is on disk is what the parameters and inputs ask for.
 """
 
 import importlib
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,10 +17,12 @@ from stages.shared.contract import Json, Progress, Report
 from store import entries, lock, shelf
 from store.atomic import remove
 from store.errors import DataError
-from store.layout import Layout
+from store.layout import Layout, part_name
 from store.parts import PartWriter
 
 Action = Literal["skip", "run"]
+
+_SHARD = re.compile(r"^[^.]*-(\d{5,})\.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,8 +162,8 @@ def _clear_outdated(jobs: list[Job]) -> None:
         mine = [job for job in jobs if job.writer.artifact == artifact]
         layout, stage = mine[0].writer.layout, mine[0].writer.stage
         wanted = {job.writer.stem: job.writer.key for job in mine}
-        found = {path.name.split(".")[0] for path in layout.folder(artifact).glob("*part-*")}
-        for stem in sorted({name.lstrip("_") for name in found if name}):
+        found = [_SHARD.search(path.name) for path in layout.folder(artifact).glob("*-*")]
+        for stem in sorted({part_name(int(match[1])) for match in found if match}):
             if entries.why_incomplete(layout, artifact, stem, wanted.get(stem, "")) is not None:
                 with lock.hold(layout.lock(artifact, stem)):
                     _clear(layout, artifact, stem, stage, wanted.get(stem), mine[0].persists)
@@ -181,5 +184,5 @@ def _clear(
     if entry is None and key is not None:
         return  # this run writes it anew, or takes it up where a killed one stopped
     entries.withdraw(layout, artifact, stem)
-    for path in (layout.table(artifact, stem), layout.arrays(artifact, stem)):
+    for path in layout.folder(artifact).glob(f"*-{stem.partition('-')[2]}.*"):
         remove(path)

@@ -1,9 +1,10 @@
 """Refusing inputs that do not fit together, with both files and the remedy named."""
 
-from store import entries
+from store import entries, images
 from store.entries import Entry
 from store.errors import DataError
-from store.layout import Layout
+from store.images import ImageTable
+from store.layout import Layout, part_name
 
 
 def require(layout: Layout, artifact: str, stem: str, stage: str) -> Entry:
@@ -39,3 +40,31 @@ def require_fit(layout: Layout, entry: Entry, name: str, wanted: str, other: str
         raise DataError(
             f"{path} was made from other {name} than {other} holds now; run `{entry.remake}` again"
         )
+
+
+def require_labels(
+    layout: Layout, table: ImageTable, num_shards: int, shard: int
+) -> tuple[Entry, Entry]:
+    """The crops and the labels of a shard, checked against the images and each other.
+
+    Labels are also checked against the predictions, where those are still there.
+
+    Raises:
+        DataError: one is missing or was made from others than those that stand beside it.
+    """
+    stem = part_name(shard)
+    start, stop = images.shard_bounds(len(table), num_shards, shard)
+    own = table.slice(start, stop)
+    listed = str(layout.table("images", images.STEM))
+    crops = require(layout, "crops", stem, "sample")
+    sampled = own.digest(start, "paths", "heights", "widths")
+    require_fit(layout, crops, "images", sampled, listed)
+    soft = require(layout, "soft", stem, "compress")
+    drawn = str(layout.table("crops", stem))
+    require_fit(layout, soft, "crops", crops.rows_digest, drawn)
+    require_fit(layout, soft, "targets", own.digest(start, "class_ids"), listed)
+    predictions = entries.find_entry(layout, "predictions", stem)
+    if predictions is not None:
+        said = str(layout.entry("predictions", stem))
+        require_fit(layout, soft, "predictions", predictions.rows_digest, said)
+    return crops, soft

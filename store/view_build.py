@@ -87,15 +87,7 @@ def _find_part(
 ) -> ViewPart:
     stem = part_name(shard)
     start, stop = images.shard_bounds(len(table), num_shards, shard)
-    own = table.slice(start, stop)
-    listed = str(layout.table("images", images.STEM))
-    crops = upstream.require(layout, "crops", stem, "sample")
-    sampled = own.digest(start, "paths", "heights", "widths")
-    upstream.require_fit(layout, crops, "images", sampled, listed)
-    soft = upstream.require(layout, "soft", stem, "compress")
-    drawn = str(layout.table("crops", stem))
-    upstream.require_fit(layout, soft, "crops", crops.rows_digest, drawn)
-    upstream.require_fit(layout, soft, "targets", own.digest(start, "class_ids"), listed)
+    crops, soft = upstream.require_labels(layout, table, num_shards, shard)
     overlay = None
     if calibration is not None:
         overlay = upstream.require(layout, calibrated(calibration), stem, "calibrate")

@@ -22,7 +22,7 @@ from store.codecs import decode_full, to_entries
 from store.entries import Entry
 from store.errors import DataError
 from store.images import ImageTable
-from store.layout import Layout, calibrated, part_name
+from store.layout import Layout, calibrated
 from store.parts import PartWriter
 from store.schema import CALIBRATED
 from store.soft_part import SoftPart
@@ -118,16 +118,7 @@ def _fit_key(recipe: Recipe, softs: list[Entry]) -> dict[str, Json]:
 
 def _soft(source: Source, table: ImageTable, shard: int) -> Entry:
     """The labels of a shard, checked against the crops and images that stand beside them."""
-    layout, stem = source.layout, part_name(shard)
-    start, stop = images.shard_bounds(len(table), source.num_shards, shard)
-    soft = upstream.require(layout, "soft", stem, "compress")
-    crops = upstream.require(layout, "crops", stem, "sample")
-    drawn = str(layout.table("crops", stem))
-    upstream.require_fit(layout, soft, "crops", crops.rows_digest, drawn)
-    targets = table.slice(start, stop).digest(start, "class_ids")
-    listed = str(layout.table("images", images.STEM))
-    upstream.require_fit(layout, soft, "targets", targets, listed)
-    return soft
+    return upstream.require_labels(source.layout, table, source.num_shards, shard)[1]
 
 
 def open_inputs(recipe: Recipe, source: Source) -> Callable[[int], Inputs]:

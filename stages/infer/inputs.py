@@ -1,7 +1,7 @@
 """What the stage infer reads: one shard's images and crops, and the teacher."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from stages.infer.config import Config
 from stages.infer.core import Kept
-from stages.shared.contract import Json, Source
+from stages.shared.contract import Json, Source, keyed_params
 from stages.shared.model_card import find_card
 from stages.shared.models import Model, build
-from store import images, tables, upstream
+from store import entries, images, tables, upstream
 from store.entries import Entry
 from store.errors import DataError, ParamsError
 from store.images import ImageTable
@@ -32,6 +32,8 @@ class Inputs:
     teacher: Model
     device: torch.device
     kept: Kept
+    device_kind: str
+    """``cpu`` or ``cuda``, in the key: where this shard is computed, or was."""
 
     def lineage(self) -> dict[str, Json]:
         """Digests of images, crops and teacher, how pixels are made, and what is kept."""
@@ -51,7 +53,7 @@ class Inputs:
             "num_classes": self.images.num_classes,
             "num_ranked": self.kept.num_ranked,
             "is_dense": self.kept.is_dense,
-            "device": self.device.type,
+            "device": self.device_kind,
         }
 
     def read_crops(self) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
@@ -99,9 +101,26 @@ def open_inputs(config: Config, source: Source) -> Callable[[int], Inputs]:
         upstream.require_fit(source.layout, crops, "images", sampled_from, str(listed))
         kept = Kept.of(config, int(crops.attributes["num_crops"]), own.num_classes)
         folder = source.images_folder
-        return Inputs(source.layout, folder, start, own, crops, teacher, device, kept)
+        here = Inputs(source.layout, folder, start, own, crops, teacher, device, kept, device.type)
+        return _as_recorded(config, here) if config.device == "auto" else here
 
     return of_shard
+
+
+def _as_recorded(config: Config, here: Inputs) -> Inputs:
+    """With ``device: auto``, a complete shard of another kind of device is as good as one of this.
+
+    So a machine without a GPU can record, and train from, what machines with one have made.
+    """
+    entry = entries.find_entry(here.layout, "predictions", here.crops.stem)
+    if entry is None:
+        return here
+    kind = str(entry.lineage.get("inputs", {}).get("device"))
+    there = replace(here, device_kind=kind)
+    asked = {"params": keyed_params(config), "inputs": there.lineage()}
+    made = {name: entry.lineage.get(name) for name in asked}
+    whole = entries.why_incomplete(here.layout, "predictions", entry.stem, entry.key) is None
+    return there if made == asked and whole else here
 
 
 def _refuse_random_weights(config: Config) -> None:

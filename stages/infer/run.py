@@ -11,6 +11,7 @@ from stages.infer.inputs import Inputs, open_inputs
 from stages.shared.contract import Json, Progress, Report
 from store import shelf, tables
 from store.digest import RowsDigest
+from store.errors import ParamsError
 from store.parts import PartWriter
 from store.schema import INFER_REJECTS
 
@@ -28,9 +29,15 @@ def run(config: Config, inputs: Inputs, output: PartWriter, progress: Progress) 
     hold are copied. Rows of unusable images are NaN and listed in ``_rejects-*.parquet``.
 
     Raises:
+        ParamsError: it is to be made again on another kind of device than it was made on.
         ShardError: the teacher gave NaN or infinity, or too many images are unusable.
         DataError: an input is damaged, or an image is not the one that was indexed.
     """
+    if inputs.device_kind != inputs.device.type:
+        raise ParamsError(
+            f"{output.stem} was made on {inputs.device_kind}, this machine has "
+            f"{inputs.device.type}; to make it again here, set infer.device: {inputs.device.type}"
+        )
     blocks = Blocks(config, inputs, output, progress)
     blocks.write_all()
     digest, counts = _read_back(blocks, inputs)

@@ -11,9 +11,11 @@ from timm.models.resnet import ResNet
 from ferkd_pipeline import engine, recording
 from stages.shared.contract import NoProgress
 from store import entries, lock
+from store.digest import sha256_json
 from store.errors import DataError, ParamsError, RetryError
 from store.layout import part_name
 from store.verify import verify
+from store.view_build import plan_view
 from tests.children import end_of, start_child
 from tests.world import SHARDED, Project, write_teacher
 
@@ -235,3 +237,42 @@ def test_exit_codes_of_commands(own: Project) -> None:
     shutil.rmtree("labels/predictions")
     Path("images/ant/0.jpg").unlink()
     assert end_of(start_child("stage", "infer")) == 42
+
+
+def test_shards_made_on_a_gpu_are_complete_for_a_machine_without(own: Project) -> None:
+    for shard in range(3):
+        path = own.layout.entry("predictions", part_name(shard))
+        entry = json.loads(path.read_text())
+        entry["lineage"]["inputs"]["device"] = "cuda"
+        made = {"format": entry["format_version"], "stage": "infer", **entry["lineage"]}
+        path.write_text(json.dumps({**entry, "key": sha256_json(made)}))
+    assert own.why("infer", infer={"device": "auto"}) == ["complete"] * 3
+    assert own.why("infer", infer={"device": "cpu"}) == ["parameters or inputs changed"] * 3
+    recording.record_stage(own.params(infer={"device": "auto"}), "infer")
+    with pytest.raises(ParamsError, match="was made on cuda"):
+        auto = own.params(infer={"device": "auto"})
+        engine.run_stage(auto, "infer", (1,), progress=NoProgress(), force=True)
+    shutil.rmtree(own.layout.arrays("predictions", part_name(2)))
+    own.run("infer", shards=(2,), infer={"device": "auto"})
+    assert own.entry("predictions", 2).lineage["inputs"]["device"] == "cpu"
+
+
+@pytest.mark.parametrize("name", ["_rejects-00007.parquet", "part-00007.zarr/x/c/0"])
+def test_a_whole_run_removes_remnants_of_shards_that_are_no_more(own: Project, name: str) -> None:
+    stray = own.layout.folder("predictions") / name
+    stray.parent.mkdir(parents=True, exist_ok=True)
+    stray.write_bytes(b"left by a run that was killed")
+    own.run("infer")
+    assert not stray.exists()
+    assert verify(Path("labels"), NoProgress()).damages == []
+
+
+@pytest.mark.parametrize("stage", ["calibrate", "train"])
+def test_labels_of_other_predictions_are_refused(own: Project, stage: str) -> None:
+    write_teacher(Path("models/teacher"), seed=1)
+    own.run("infer")
+    with pytest.raises(DataError, match=r"_part-00000\.json was made from other predictions"):
+        if stage == "calibrate":
+            own.run("calibrate")
+        else:
+            plan_view(own.layout, 3, Path("images"))
