@@ -16,6 +16,9 @@ def run(arguments: Sequence[str]) -> int:
 
     `--debug` is taken from anywhere on the line, since people add it at the end of a failed one.
     """
+    # Before torch is loaded. Its threads spin while they wait for each other, and beside any other
+    # busy process a training step then takes several times as long.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     debug = "--debug" in arguments
     plain = [argument for argument in arguments if argument != "--debug"]
     try:

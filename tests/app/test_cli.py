@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 import time
@@ -183,3 +184,14 @@ def test_another_package_of_the_same_name_is_told(tmp_path: Path) -> None:
     assert done.stderr.startswith("Error: Python finds another package called `store`")
     assert "an environment of its own" in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(("given", "expected"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_waiting_threads_sleep_unless_told_otherwise(
+    given: str | None, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    if given is not None:
+        monkeypatch.setenv("OMP_WAIT_POLICY", given)
+    assert cli.main(["--version"]) == 0
+    assert os.environ["OMP_WAIT_POLICY"] == expected
