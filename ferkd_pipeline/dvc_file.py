@@ -4,6 +4,7 @@ The dvc.yaml of this repository is written by hand, with comments; a test holds 
 here. `init` writes one for the user's own data.
 """
 
+import posixpath
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -20,7 +21,7 @@ PLOTS: Mapping[str, dict[str, Any]] = {
     "metrics/evaluate/classes.csv": {
         "template": "bar_horizontal",
         "x": "top1",
-        "y": "class",
+        "y": "set_class",
         "title": "Student: top-1 by class",
     },
     "metrics/compare/curves.csv": {
@@ -66,7 +67,8 @@ def stages(
         table: the stages that take part; what one reads and no other writes is left out.
         root: folder of the label store.
         with_code: whether the code lies in this repository, so that an edit must count.
-        images: for a stage's name, the image folders that it depends on.
+        images: for a stage's name, the image folders and weights that it depends on. Weights below
+            a folder that another of these stages writes stand for that folder.
     """
     table = list(table)
     made = {path for info in table for path in info.writes}
@@ -79,18 +81,24 @@ def stages(
 
 
 def image_folders(sections: Mapping[str, pydantic.BaseModel]) -> dict[str, list[str]]:
-    """Return the image folders that params.yaml names, by the stage that reads them."""
+    """Return the image folders and weights that params.yaml names, by the stage that reads them."""
     raw = {name: section.model_dump(mode="json") for name, section in sections.items()}
 
     def named(stage: str, *keys: str) -> list[Any]:
         return [raw[stage][key] for key in keys if stage in raw and raw[stage][key] is not None]
 
+    def weights(stage: str, key: str) -> list[str]:
+        # Not from `raw`: infer leaves the path out of its key, and so out of its dump.
+        path = getattr(sections[stage], key).weights if stage in sections else None
+        return [] if path is None else [posixpath.normpath(path)]
+
     found = {
         "index": named("index", "images"),
-        "teacher": named("teacher", "evaluation"),
-        "train": named("train", "evaluation"),
+        "teacher": named("teacher", "evaluation") + weights("teacher", "model"),
+        "infer": weights("infer", "teacher"),
+        "train": named("train", "evaluation") + weights("train", "model"),
         "evaluate": [folder for sets in named("evaluate", "sets") for folder in sets.values()],
-        "compare": named("compare", "val", "test"),
+        "compare": named("compare", "val", "test") + weights("train", "model"),
     }
     return {stage: list(dict.fromkeys(folders)) for stage, folders in found.items() if folders}
 
@@ -115,6 +123,8 @@ def _report(made: set[str], root: str, with_code: bool) -> dict[str, Any]:
 def _stage(
     info: StageInfo, made: set[str], root: str, with_code: bool, images: list[str]
 ) -> dict[str, Any]:
+    models = [_model_made(path, made) for path in images]
+    images = [path for path, model in zip(images, models, strict=True) if model is None]
     code = [info.module.replace(".", "/"), *CODE_SHARED] if with_code else []
     sections = list(info.sections)
     if with_code and info.name != "index" and any(map(_is_digits, images)):
@@ -124,6 +134,7 @@ def _stage(
         sections.insert(0, "digits")
         code.append("stages/digits")
     reads = [_below(root, path) for path in info.reads if path in made]
+    reads += [model for model in models if model and model not in (*reads, *info.writes)]
     entry: dict[str, Any] = {
         "desc": info.summary,
         "cmd": f"ferkd-pipeline stage {info.name}",
@@ -135,6 +146,12 @@ def _stage(
         kind, value = _output(path, root)
         entry.setdefault(kind, []).append(value)
     return entry
+
+
+def _model_made(path: str, made: set[str]) -> str | None:
+    """The model folder among ``made`` that a path lies in, or None."""
+    folder = "/".join(path.split("/")[:2])
+    return folder if folder.startswith("models/") and folder in made else None
 
 
 def _is_digits(folder: str) -> bool:

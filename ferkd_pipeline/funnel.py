@@ -10,15 +10,19 @@ import click
 from ferkd_pipeline import exit_codes
 from ferkd_pipeline.commands.root import root
 
+_SPINNING = {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}
+"""Variables of the environment that say how threads wait."""
+
 
 def run(arguments: Sequence[str]) -> int:
     """Run a command and return its exit code; a traceback is shown only with `--debug`.
 
     `--debug` is taken from anywhere on the line, since people add it at the end of a failed one.
     """
-    # Before torch is loaded. Its threads spin while they wait for each other, and beside any other
-    # busy process a training step then takes several times as long.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if not _SPINNING & os.environ.keys():
+        # Before torch is loaded. Its threads spin while they wait for each other, and by default so
+        # long that beside any other busy process a step takes several times as long.
+        os.environ["GOMP_SPINCOUNT"] = "10000"
     debug = "--debug" in arguments
     plain = [argument for argument in arguments if argument != "--debug"]
     try:

@@ -5,6 +5,7 @@ that a command runs in, as everywhere in DVC; that is normally the folder of par
 """
 
 import importlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,15 +84,33 @@ def check(path: Path, raw: Mapping[str, Any]) -> Params:
     for name in ("store", *stage_table.STAGE_NAMES):
         if name in raw:
             value = {} if raw[name] is None else raw[name]
-            try:
-                checked[name] = config_class(name).model_validate(value)
-            except pydantic.ValidationError as error:
-                problems += params_errors.lines(error, name, value, config_class(name))
+            found, config = _read_section(name, value)
+            problems += found
+            if config is not None:
+                checked[name] = config
+    if "calibrate" in checked:  # without it, labels may be of a store that others calibrated
+        problems += params_errors.unknown_calibrations(checked)
     if problems:
         raise ParamsError("\n".join(f"{path}: {problem}" for problem in problems))
     store = checked.pop("store", StoreConfig())
     assert isinstance(store, StoreConfig)
     return Params(path, store, checked)
+
+
+def _read_section(name: str, value: Any) -> tuple[list[str], pydantic.BaseModel | None]:
+    """Check one section; return what is wrong with it, else its config.
+
+    It is read as JSON: there pydantic can be strict about numbers, text and booleans and still
+    take a list where the config holds a tuple, and text for a path.
+    """
+    try:
+        text = json.dumps(value)
+        odd = params_errors.odd_keys(value, name)
+        return odd, None if odd else config_class(name).model_validate_json(text, strict=True)
+    except pydantic.ValidationError as error:
+        return params_errors.lines(error, name, value, config_class(name)), None
+    except (TypeError, ValueError) as error:  # a YAML tag such as !!set, or an alias of itself
+        return [f"{name}: allowed are numbers, text, lists and mappings ({error})"], None
 
 
 def config_class(name: str) -> type[pydantic.BaseModel]:

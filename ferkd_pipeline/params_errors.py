@@ -9,6 +9,10 @@ from typing import Annotated, Any, Union, get_args, get_origin
 import pydantic
 from pydantic_core import ErrorDetails
 
+from stages.compare.config import STORE, TRUTH
+
+BUILT_IN_ARMS = (TRUTH, STORE)
+
 _MAX_SHOWN = 60  # characters of a value
 
 
@@ -23,6 +27,49 @@ def lines(
     """Return a line for each problem of a section whose text was `value`."""
     found = [_line(detail, section, value, model) for detail in error.errors(include_url=False)]
     return list(dict.fromkeys(found))
+
+
+def unknown_calibrations(sections: Mapping[str, Any]) -> list[str]:
+    """Return a line for each calibration that is asked for and not named in `calibrate`."""
+    names = tuple(sections["calibrate"].root)
+    problems = []
+    train, compare = sections.get("train"), sections.get("compare")
+    if train is not None and train.calibration not in (None, *names):
+        allowed = (*names, "null")
+        problems.append(_no_calibration("train.calibration", train.calibration, allowed))
+    if compare is not None:
+        allowed = (*BUILT_IN_ARMS, *names)
+        problems += [
+            _no_calibration(f"compare.arms[{place}]", arm, allowed)
+            for place, arm in enumerate(compare.arms)
+            if arm not in allowed
+        ]
+    return problems
+
+
+def _no_calibration(key: str, name: str, allowed: tuple[str, ...]) -> str:
+    close = difflib.get_close_matches(name, allowed, n=1)
+    hint = f"did you mean {close[0]}? " if close else ""
+    return (
+        f"{key} = {_shown(name)}: the section calibrate names no such calibration; "
+        f"{hint}allowed: {', '.join(allowed)}"
+    )
+
+
+def odd_keys(value: object, section: str) -> list[str]:
+    """Return a line for each key that is not text: a mapping in params.yaml goes by names."""
+    if isinstance(value, list):
+        found = [odd_keys(item, f"{section}[{place}]") for place, item in enumerate(value)]
+    elif isinstance(value, dict):
+        found = [
+            odd_keys(item, f"{section}.{key}")
+            if isinstance(key, str)
+            else [f"{section}: the key {_shown(key)} must be text; put it in quotes"]
+            for key, item in value.items()
+        ]
+    else:
+        found = []
+    return [line for lines_of_one in found for line in lines_of_one]
 
 
 def _line(

@@ -6,7 +6,6 @@ it wrote. Losing a mark costs one more run and nothing else.
 
 import importlib
 import json
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,8 @@ from typing import Any
 
 from ferkd_pipeline.params import Params
 from stages.shared.contract import Json, Progress, Report, keyed_params
+from stages.shared.model_card import CARD_NAME, weights_file
+from stages.shared.model_config import ModelConfig
 from store import entries, images, lock
 from store.atomic import write_bytes
 from store.digest import canonical_json, sha256_file, sha256_json
@@ -25,6 +26,10 @@ from store.view_build import ViewPlan, plan_view
 MODELS = Path("models")
 METRICS = Path("metrics")
 DIGITS = Path("data/digits")
+
+MAX_FILES_HASHED = 20_000
+MAX_BYTES_HASHED = 256 * 2**20
+"""What a look at a folder of images may read: about a second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,15 +67,18 @@ def why_incomplete(params: Params, name: str) -> str | None:
 def run(params: Params, name: str, progress: Progress) -> Report:
     """Run the stage and remember what it wrote.
 
+    The mark of an earlier run stays until then: after a failure it holds as long as the results do
+    that it names, for the digest of these stands in it.
+
     Raises:
         RetryError: another process runs the same stage.
         FerkdError: see the stage.
     """
     with lock.hold(_layout(params).work / "locks" / f"{name}.lock"):
         whole = _prepare(params, name)
-        _mark(params, name).unlink(missing_ok=True)
+        key = _key(params, name, whole)  # of the inputs as they were before it read them
         report = whole.run(progress)
-        mark = {"key": _key(params, name, whole), "written": _written(whole)}
+        mark = {"key": key, "written": _written(whole)}
         write_bytes(_mark(params, name), canonical_json(mark))
     return report
 
@@ -107,13 +115,48 @@ def _files_below(top: Path) -> Iterator[Path]:
 
 
 def _fingerprint(folder: Path | None) -> Json:
-    """Names, sizes and times of the files below a folder: enough to notice that they changed."""
+    """Digest of the files below a folder: their names in it, sizes and SHA-256.
+
+    Above MAX_FILES_HASHED files or MAX_BYTES_HASHED bytes in all, times of change stand in for the
+    contents: noticing a change stays cheap, but a copy of so large a folder must keep its times.
+    """
     if folder is None:
         return None
     if not folder.exists():
         raise DataError(f"{folder} does not exist; see params.yaml")
-    found = [(os.fspath(path), path.stat()) for path in _files_below(folder)]
-    return sha256_json([[name, stat.st_size, stat.st_mtime_ns] for name, stat in found])
+    found = [(path, path.stat()) for path in _files_below(folder)]
+    num_bytes = sum(stat.st_size for _, stat in found)
+    is_small = len(found) <= MAX_FILES_HASHED and num_bytes <= MAX_BYTES_HASHED
+    return sha256_json(
+        [
+            [
+                path.relative_to(folder).as_posix(),
+                stat.st_size,
+                sha256_file(path) if is_small else stat.st_mtime_ns,
+            ]
+            for path, stat in found
+        ]
+    )
+
+
+def _weights(model: ModelConfig) -> Json:
+    """SHA-256 of the file of weights that a network starts from, and of the card beside it."""
+    if model.weights is None:
+        return None
+    file = weights_file(Path(model.weights))
+    if not file.is_file():
+        raise DataError(f"{file}: no such file of weights; check the path or make the model first")
+    card = file.with_name(CARD_NAME)
+    return [sha256_file(path) for path in (file, card) if path.is_file()]
+
+
+def _device(asked: str) -> str:
+    """Kind of device that is computed on: a GPU's results are not a CPU's to the last bit."""
+    if asked != "auto":
+        return asked
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _optional(path: str | None) -> Path | None:
@@ -164,7 +207,12 @@ def _teacher(params: Params) -> _Whole:
     inputs = stage.Inputs(table, images_folder(params), evaluation)
     outputs = stage.Outputs(MODELS / "teacher", METRICS / "teacher")
     return _Whole(
-        {"images": _shown(table), "evaluation": _fingerprint(evaluation)},
+        {
+            "images": _shown(table),
+            "evaluation": _fingerprint(evaluation),
+            "weights": _weights(config.model),
+            "device": _device(config.device),
+        },
         (outputs.model, outputs.metrics),
         lambda progress: stage.run(config, inputs, outputs, progress),
     )
@@ -193,7 +241,12 @@ def _train(params: Params) -> _Whole:
         inputs = stage.Inputs(plan.open(), plan.table.class_names, evaluation, digests)
         return stage.run(config, inputs, outputs, progress)
 
-    fingerprint: Json = {"view": plan.meta.digest, "evaluation": _fingerprint(evaluation)}
+    fingerprint: Json = {
+        "view": plan.meta.digest,
+        "evaluation": _fingerprint(evaluation),
+        "weights": _weights(config.model),
+        "device": _device(config.device),
+    }
     return _Whole(fingerprint, (outputs.model, outputs.metrics), start)
 
 
@@ -208,6 +261,7 @@ def _evaluate(params: Params) -> _Whole:
     fingerprint: Json = {
         "model": {path.name: sha256_file(path) for path in _files_below(model)},
         "sets": {name: _fingerprint(folder) for name, folder in sets.items()},
+        "device": _device(config.device),
     }
     return _Whole(
         fingerprint, (output,), lambda progress: stage.run(config, inputs, output, progress)
@@ -240,6 +294,8 @@ def _compare(params: Params) -> _Whole:
     fingerprint: Json = {
         "views": {arm: plan.meta.digest for arm, plan in plans.items()},
         "student": keyed_params(student),
+        "weights": _weights(student.model),
+        "device": _device(student.device),
         "val": _fingerprint(val),
         "test": _fingerprint(test),
     }

@@ -91,12 +91,19 @@ class LabelStore:
         return ds.dataset([str(path) for path in files], format="parquet")
 
     def max_prob_counts(self, num_bins: int = 20) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-        """Histogram of the maximum probability of all crops: edges (bins + 1,), counts (bins,)."""
+        """Histogram of the maximum probability of all crops: edges (bins + 1,), counts (bins,).
+
+        A value on an edge is in the bin above it, 1 in the last. Rejected crops do not count.
+        """
         edges = np.linspace(0.0, 1.0, num_bins + 1)
         counts = np.zeros(num_bins, np.int64)
         for entry in entries.list_entries(self.layout, "soft"):
             values = SoftPart(self.layout, entry).max_prob()
-            counts += np.histogram(values[~np.isnan(values)], bins=edges)[0]
+            # The values are rounded: 0.05 as float32 lies above 0.05, others may lie below.
+            places = np.floor(values[~np.isnan(values)].astype(np.float64) * num_bins + 1e-6)
+            counts += np.bincount(
+                np.minimum(places.astype(np.int64), num_bins - 1), minlength=num_bins
+            )
         return edges, counts
 
     def _table(self, artifact: str, shard: int) -> pa.Table:

@@ -1,7 +1,7 @@
 """Parquet files: written atomically with page checksums, verified on every read of ours.
 
-Measured choices (bytes a crop, see docs/format.md): zstd level 9; dictionaries for probabilities
-and for columns that repeat; byte stream split for boxes; plain class ids.
+Encodings: zstd level 9; dictionaries for probabilities, which lie on a grid, and for columns that
+repeat; byte stream split for boxes; plain class ids.
 """
 
 import json

@@ -38,7 +38,8 @@ def require_fit(layout: Layout, entry: Entry, name: str, wanted: str, other: str
     if entry.lineage.get("inputs", {}).get(name) != wanted:
         path = layout.entry(entry.artifact, entry.stem)
         raise DataError(
-            f"{path} was made from other {name} than {other} holds now; run `{entry.remake}` again"
+            f"{path} was made from other {name} than {other} holds now, or store.num_shards was "
+            f"changed; run `{entry.remake}` again"
         )
 
 

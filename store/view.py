@@ -4,8 +4,8 @@ Shapes: N usable images, M crops, K stored classes, E entries, C classes, B imag
 crops an image of a batch.
 
 Training never decodes Parquet per step. The view is built once from crops, labels and (where
-asked for) a calibration, under a name that is the digest of all of them, and shared by every
-worker and rank of a host. Images that could not be labelled are not in it.
+asked for) a calibration, under a name that is the digest of all of them and of where the images
+lie, and shared by every worker and rank of a host. Images that could not be labelled are not in it.
 """
 
 import json
@@ -45,7 +45,9 @@ class ViewMeta:
     """What a view says of itself in ``meta.json``."""
 
     digest: str
+    """Of everything the labels were made of; the same wherever store and images lie."""
     images_folder: str
+    """Absolute; with the digest it names the folder of the view."""
     num_images: int
     num_crops: int
     num_classes: int

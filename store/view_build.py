@@ -24,7 +24,7 @@ class ViewPlan:
 
     layout: Layout
     meta: ViewMeta
-    """``meta.digest`` names everything the view is made of."""
+    """``meta.digest`` names everything the view is made of, wherever the images lie."""
     table: ImageTable
     parts: list[ViewPart]
 
@@ -35,7 +35,8 @@ class ViewPlan:
             DataError: a shard is damaged, or no image is left.
             FerkdError: the disk has no room for it.
         """
-        name = self.meta.digest[:32]
+        # The folder of the images stands in the view's paths but is no part of what it says.
+        name = sha256_json([self.meta.digest, self.meta.images_folder])[:32]
         folder = self.layout.view_cache() / name
         while not (folder / "meta.json").exists():
             try:
@@ -66,18 +67,16 @@ def plan_view(
             f"classes, {layout.table('images', 'classes')} lists {table.num_classes}; "
             "run `ferkd-pipeline stage infer` again"
         )
-    folder = os.path.abspath(images_folder)
     digest = sha256_json(
         {
             "version": VIEW_VERSION,
             "images": table.digest(0, "paths", "class_ids", "heights", "widths"),
-            "folder": folder,
             "label": asdict(label),
             "calibration": calibration,
             "parts": [part.digests() for part in parts],
         }
     )
-    num_crops = parts[0].num_crops
+    folder, num_crops = os.path.abspath(images_folder), parts[0].num_crops
     meta = ViewMeta(digest, folder, 0, num_crops, table.num_classes, label, calibration)
     return ViewPlan(layout, meta, table, parts)
 

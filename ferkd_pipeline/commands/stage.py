@@ -58,7 +58,8 @@ def stage(
 ) -> None:
     """Run one stage. What is complete and still fits its inputs and parameters is skipped.
 
-    Killed at any moment, the same command goes on where it stopped.
+    Killed at any moment, the same command goes on: stages with shards after the last one that is
+    complete (infer after the last block), the others from their start.
     """
     from ferkd_pipeline import params, progress, shards
 
@@ -74,6 +75,8 @@ def stage(
     with progress.watched() as watch:
         outcome = engine.run_stage(values, name, chosen, progress=watch, force=force)
     _show_outcome(name, outcome, as_json)
+    if chosen and not as_json:
+        click.echo(f"{name}: when all shards are done: ferkd-pipeline record {name}")
 
 
 def _show_plan(name: str, plans: Sequence[ShardPlan], as_json: bool) -> None:

@@ -3,17 +3,16 @@
 Legend: N crops of a shard.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
-import zarr
 from numpy.typing import NDArray
 
 from store import entries
 from store.errors import DataError
+from store.label_store import LabelStore
 from store.layout import Layout
 from store.overlay import Action
 
@@ -66,25 +65,7 @@ def max_prob_histogram(root: Path) -> NDArray[np.int64]:
     Raises:
         DataError: a label table cannot be read.
     """
-    counts = np.zeros(NUM_BINS, dtype=np.int64)
-    for values in _max_probs(root / "soft"):
-        # The values are rounded: 0.05 as float32 lies above 0.05 and must not fall below its edge.
-        bins = np.floor(values.astype(np.float64) * NUM_BINS + 1e-6).astype(np.int64)
-        counts += np.bincount(np.clip(bins, 0, NUM_BINS - 1), minlength=NUM_BINS)
-    return counts
-
-
-def _max_probs(folder: Path) -> Iterator[NDArray[np.float32]]:
-    """Yield (N,) finite maximum probabilities of a part of a shard."""
-    for path in sorted(folder.glob("part-*.zarr")):
-        values = np.asarray(zarr.open_array(path / "max_prob", mode="r")).ravel()
-        yield values[np.isfinite(values)]
-    for path in sorted(folder.glob("part-*.parquet")):
-        with _opened(path) as file:
-            column = "max_prob" if "max_prob" in file.schema_arrow.names else "prob_0"
-            for batch in file.iter_batches(columns=[column], batch_size=1 << 20):
-                values = batch.column(0).to_numpy(zero_copy_only=False)
-                yield values[np.isfinite(values)]
+    return LabelStore(root).max_prob_counts(NUM_BINS)[1]
 
 
 def actions(root: Path, calibration: str) -> dict[str, int]:

@@ -60,6 +60,7 @@ class Trained(_Model):
     steps: int
     num_parameters: int
     top1: float | None = None
+    top5: float | None = None
     num_images: int | None = None
 
 

@@ -76,7 +76,9 @@ def _accuracy(results: Results) -> Table | None:
         if trained is not None and trained.top1 is not None:
             size, steps = f"{trained.num_parameters:,}", f"{trained.steps:,}"
             images = f"{trained.num_images:,}" if trained.num_images else "-"
-            rows.append((f"{role}, at the end", size, steps, images, _percent(trained.top1), "-"))
+            top5 = "-" if trained.top5 is None else _percent(trained.top5)
+            cells = (_percent(trained.top1), top5)
+            rows.append((f"{role}, at the end", size, steps, images, *cells))
     for name, accuracy in results.evaluation.items():
         cells = (_percent(accuracy.top1), _percent(accuracy.top5))
         rows.append((f"student on {name}", "", "", f"{accuracy.num_images:,}", *cells))

@@ -143,6 +143,11 @@ class Config(pydantic.RootModel[dict[str, tuple[Step, ...]]]):
 
     @pydantic.model_validator(mode="after")
     def _check_recipes(self) -> Self:
+        if not self.root:
+            raise ValueError(
+                "names no calibration, needed: at least one; leave the section out if none is "
+                "wanted"
+            )
         for name, steps in self.root.items():
             if not _NAME.fullmatch(name):
                 raise ValueError(

@@ -83,14 +83,14 @@ def fit(recipe: Recipe, source: Source, progress: Progress) -> None:
         for entry in softs:
             counts = counts.add(SoftPart(source.layout, entry).max_prob())
             progress.advance()
-    fitted = fit_steps(recipe.steps, counts, softs[0].attributes["precision"])
+    fitted = fit_steps(recipe.steps, counts, softs[0].attribute("precision"))
     body = {"made_of": key, "fit": fitted.to_json()}
     fit_file.write(source.layout, recipe.artifact, body)
 
 
 def _label(soft: Entry) -> dict[str, Json]:
     """Kind of the labels, and the grid of the maxima that thresholds are compared with."""
-    return {**soft.attributes["label"], "max_prob": soft.attributes["precision"]}
+    return {**soft.attribute("label"), "max_prob": soft.attribute("precision")}
 
 
 def _all_soft(source: Source) -> list[Entry]:

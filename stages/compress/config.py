@@ -1,8 +1,8 @@
 """Parameters of the stage compress."""
 
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class Config(BaseModel):
@@ -23,3 +23,9 @@ class Config(BaseModel):
     """T of the labels; top-R predictions serve those in infer.temperatures."""
     include_target: bool = False
     """Keep the ground truth's probability also where it is not among the top K."""
+
+    @model_validator(mode="after")
+    def _check_together(self) -> Self:
+        if self.include_target and self.kind in ("hard", "full"):
+            raise ValueError(f"include_target is true, allowed with kind {self.kind}: false")
+        return self

@@ -15,7 +15,9 @@ from stages.compress.core import Predictions
 from stages.shared.contract import Json, Source
 from store import images, upstream
 from store.arrays import ArrayReader
+from store.codecs import LabelSpec
 from store.entries import Entry
+from store.errors import ParamsError
 from store.images import ImageTable
 from store.layout import Layout, part_name
 
@@ -41,7 +43,7 @@ class Inputs:
     @property
     def num_crops(self) -> int:
         """M, crops an image."""
-        return int(self.predictions.attributes["num_crops"])
+        return int(self.predictions.attribute("num_crops"))
 
     def numbers(self, num_rejected: int) -> dict[str, Json]:
         """What is recorded of the shard."""
@@ -57,17 +59,19 @@ class Inputs:
         Raises:
             DataError: missing or damaged.
         """
-        path = self.layout.arrays("predictions", self.predictions.stem)
-        temperatures = tuple(float(t) for t in self.predictions.attributes["temperatures"])
-        arrays = ArrayReader(path)
-        return PredictionReader(arrays, temperatures, is_dense="logp" in arrays.names)
+        arrays = ArrayReader(self.layout.arrays("predictions", self.predictions.stem))
+        return PredictionReader(arrays, _temperatures(self.predictions), "logp" in arrays.names)
 
 
 def open_inputs(config: Config, source: Source) -> Callable[[int], Inputs]:
     """Read the image table once; the result gives the inputs of a shard.
 
+    Nothing is written before all shards were looked at, so that parameters which predictions
+    cannot serve cost no label.
+
     Raises:
         DataError: predictions are missing, or were made for other crops or images.
+        ParamsError: the predictions do not hold what this kind, K or temperature needs.
     """
     table = images.load(source.layout)
 
@@ -82,9 +86,51 @@ def open_inputs(config: Config, source: Source) -> Callable[[int], Inputs]:
         upstream.require_fit(source.layout, predictions, "images", shown, str(listed))
         drawn = source.layout.table("crops", stem)
         upstream.require_fit(source.layout, predictions, "crops", crops.rows_digest, str(drawn))
+        _check(config, label_spec(config, own.num_classes), source.layout, predictions)
         return Inputs(source.layout, start, own, crops, predictions)
 
     return of_shard
+
+
+def label_spec(config: Config, num_classes: int) -> LabelSpec:
+    """The label kind that the parameters ask for."""
+    precision = "float16" if config.kind == "full" else config.precision
+    return LabelSpec(
+        config.kind, config.k, num_classes, precision, config.temperature, config.include_target
+    )
+
+
+def _check(config: Config, spec: LabelSpec, layout: Layout, predictions: Entry) -> None:
+    """Refuse what a shard's predictions do not hold."""
+    is_dense = "logp" in predictions.attribute("arrays")
+    ranked, temperatures = _num_ranked(layout, predictions), _temperatures(predictions)
+    if config.kind == "full" and not is_dense:
+        raise ParamsError(
+            f"compress.kind is full, but the predictions keep the top {ranked} classes; "
+            "set infer.keep: dense, or choose another kind"
+        )
+    if config.kind != "full" and spec.num_stored > ranked:
+        raise ParamsError(
+            f"compress.k is {config.k}, but the predictions rank {ranked} classes; "
+            "choose a smaller k, or raise infer.top_r"
+        )
+    if not is_dense and config.temperature not in temperatures:
+        raise ParamsError(
+            f"compress.temperature is {config.temperature}, but the predictions serve "
+            f"{list(temperatures)}; add it to infer.temperatures"
+        )
+
+
+def _temperatures(predictions: Entry) -> tuple[float, ...]:
+    return tuple(float(t) for t in predictions.attribute("temperatures"))
+
+
+def _num_ranked(layout: Layout, predictions: Entry) -> int:
+    """R; entries of older versions do not say it, their arrays do."""
+    if "num_ranked" in predictions.attributes:
+        return int(predictions.attributes["num_ranked"])
+    path = layout.arrays("predictions", predictions.stem)
+    return ArrayReader(path).shape("topk_class")[2]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,11 +141,6 @@ class PredictionReader:
     temperatures: tuple[float, ...]
     is_dense: bool
     """Whether every class has its log-probability."""
-
-    @property
-    def num_ranked(self) -> int:
-        """R, how many classes are ranked by the unrounded logit."""
-        return self.arrays.shape("topk_class")[2]
 
     def blocks(self) -> Iterator[tuple[int, int, Predictions]]:
         """(first image, one past the last, predictions of their crops) of every block."""

@@ -9,15 +9,14 @@ import numpy as np
 from stages.compress import dense
 from stages.compress.config import Config
 from stages.compress.core import Columns, sparse_columns
-from stages.compress.inputs import Inputs, PredictionReader, open_inputs
+from stages.compress.inputs import Inputs, PredictionReader, label_spec, open_inputs
 from stages.shared.contract import Progress, Report
 from store import tables
 from store.codecs import LabelSpec
-from store.errors import ParamsError
 from store.parts import PartWriter
 from store.schema import soft
 
-__all__ = ["ARTIFACT", "REVISION", "Inputs", "label_spec", "open_inputs", "run", "summarise"]
+__all__ = ["ARTIFACT", "REVISION", "Inputs", "open_inputs", "run", "summarise"]
 
 ARTIFACT = "soft"
 REVISION = 1
@@ -28,11 +27,10 @@ def run(config: Config, inputs: Inputs, output: PartWriter, progress: Progress) 
     """Compress a shard's predictions and publish them.
 
     Raises:
-        ParamsError: the predictions do not hold what this kind, K or temperature needs.
+        DataError: the predictions are missing or damaged.
     """
     spec = label_spec(config, inputs.images.num_classes)
     reader = inputs.open_predictions()
-    _check(config, spec, reader)
     attributes = {
         "num_crops": inputs.num_crops,
         "label": asdict(spec),
@@ -55,45 +53,6 @@ def run(config: Config, inputs: Inputs, output: PartWriter, progress: Progress) 
         rows_per_image=inputs.num_crops,
     )
     return Report(numbers)
-
-
-def label_spec(config: Config, num_classes: int) -> LabelSpec:
-    """The label kind that the parameters ask for.
-
-    Raises:
-        ParamsError: its parts do not fit.
-    """
-    precision = "float16" if config.kind == "full" else config.precision
-    try:
-        return LabelSpec(
-            config.kind,
-            config.k,
-            num_classes,
-            precision,
-            config.temperature,
-            config.include_target,
-        )
-    except ValueError as error:
-        raise ParamsError(f"compress: {error}") from None
-
-
-def _check(config: Config, spec: LabelSpec, reader: PredictionReader) -> None:
-    ranked = reader.num_ranked
-    if config.kind == "full" and not reader.is_dense:
-        raise ParamsError(
-            f"compress.kind is full, but the predictions keep the top {ranked} classes; "
-            "set infer.keep: dense, or choose another kind"
-        )
-    if config.kind != "full" and spec.num_stored > ranked:
-        raise ParamsError(
-            f"compress.k is {config.k}, but the predictions rank {ranked} classes; "
-            "choose a smaller k, or raise infer.top_r"
-        )
-    if not reader.is_dense and config.temperature not in reader.temperatures:
-        raise ParamsError(
-            f"compress.temperature is {config.temperature}, but the predictions serve "
-            f"{list(reader.temperatures)}; add it to infer.temperatures"
-        )
 
 
 def _columns(

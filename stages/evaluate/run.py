@@ -78,12 +78,13 @@ def _input_spec(config: Config, spec: PixelSpec) -> PixelSpec:
 def _write_classes(path: Path, found: Mapping[str, Accuracy], class_names: Sequence[str]) -> None:
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["set", "class", "num_images", "top1"])
+        writer.writerow(["set", "class", "set_class", "num_images", "top1"])
         for set_name, each in found.items():
             rows = zip(class_names, each.class_images, each.class_correct, strict=True)
             for class_name, num_images, correct in rows:
                 share = f"{correct / num_images:.6f}" if num_images else ""
-                writer.writerow([set_name, class_name, num_images, share])
+                pair = f"{set_name} {class_name}"  # what a plot has a bar for
+                writer.writerow([set_name, class_name, pair, num_images, share])
 
 
 def _line(name: str, accuracy: Accuracy) -> str:

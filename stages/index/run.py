@@ -10,7 +10,8 @@ from stages.index.config import Config
 from stages.index.core import Scan
 from stages.shared.contract import Json, Progress, Report
 from store import entries, images, lock, tables
-from store.digest import sha256_json
+from store.digest import rows_digest, sha256_json
+from store.entries import Entry
 from store.layout import FORMAT_VERSION, Layout
 from store.parts import PartWriter
 from store.schema import CLASSES, IMAGES, REJECTS
@@ -42,20 +43,23 @@ def run(config: Config, inputs: Inputs, output: Layout, progress: Progress) -> R
             "num_rejects": len(scan.rejects),
             "num_ignored_files": sum(scan.num_ignored.values()),
         }
-        _publish_images(output, config, scan, numbers)
-        _publish_rejects(output, config, scan)
+        indexed = _publish_images(output, config, scan, numbers)
+        _publish_rejects(output, config, scan, indexed)
     return Report(numbers, *_say(inputs.folder, scan, output))
 
 
-def _writer(output: Layout, artifact: str, stem: str, config: Config) -> PartWriter:
+def _writer(
+    output: Layout, artifact: str, stem: str, config: Config, inputs: dict[str, Json]
+) -> PartWriter:
     # The images are the input, so no key could tell beforehand whether the work is needed; this
-    # one says which settings made the rows.
-    lineage = {"revision": REVISION, "params": {"max_pixels": config.max_pixels}, "inputs": {}}
+    # one says afterwards which files and settings made the rows.
+    params: dict[str, Json] = {"max_pixels": config.max_pixels}
+    lineage = {"revision": REVISION, "params": params, "inputs": inputs}
     key = sha256_json({"format": FORMAT_VERSION, "stage": "index", **lineage})
     return PartWriter(output, artifact, stem, "index", key, lineage)
 
 
-def _publish_images(output: Layout, config: Config, scan: Scan, numbers: dict[str, Json]) -> None:
+def _publish_images(output: Layout, config: Config, scan: Scan, numbers: dict[str, Json]) -> Entry:
     table = tables.make_table(
         IMAGES,
         {
@@ -70,12 +74,14 @@ def _publish_images(output: Layout, config: Config, scan: Scan, numbers: dict[st
     )
     ids = np.arange(len(scan.classes), dtype=np.int32)
     classes = tables.make_table(CLASSES, {"class_id": ids, "name": list(scan.classes)})
-    writer = _writer(output, "images", images.STEM, config)
-    writer.publish_table(table, numbers, beside={"classes": classes})
+    files = {"path": np.array(scan.paths), "content_hash": np.array(scan.content_hashes)}
+    writer = _writer(output, "images", images.STEM, config, {"files": rows_digest(files)})
+    entry = writer.publish_table(table, numbers, beside={"classes": classes})
     entries.write_manifest(output, "images")
+    return entry
 
 
-def _publish_rejects(output: Layout, config: Config, scan: Scan) -> None:
+def _publish_rejects(output: Layout, config: Config, scan: Scan, indexed: Entry) -> None:
     table = tables.make_table(
         REJECTS,
         {
@@ -83,7 +89,7 @@ def _publish_rejects(output: Layout, config: Config, scan: Scan) -> None:
             "reason": [reject.reason for reject in scan.rejects],
         },
     )
-    writer = _writer(output, "rejects", "index", config)
+    writer = _writer(output, "rejects", "index", config, {"images": indexed.rows_digest})
     writer.publish_table(table, {"num_rejects": len(scan.rejects)})
     entries.write_manifest(output, "rejects")
 

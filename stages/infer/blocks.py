@@ -34,6 +34,7 @@ class Blocks:
         self.attributes: dict[str, Json] = {
             "num_crops": inputs.kept.num_crops,
             "num_classes": inputs.kept.num_classes,
+            "num_ranked": inputs.kept.num_ranked,
             "arrays": [*sorted(inputs.kept.specs())],
             "temperatures": [*inputs.kept.temperatures],
         }

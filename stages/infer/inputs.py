@@ -81,13 +81,13 @@ def open_inputs(config: Config, source: Source) -> Callable[[int], Inputs]:
 
     Raises:
         DataError: an input is missing, does not fit, or the teacher has other classes.
-        ParamsError: no such teacher, or no such device.
+        ParamsError: no such teacher, no such device, or a precision that it does not do.
     """
     _refuse_random_weights(config)
     device = _device(config)
     table = images.load(source.layout)
     listed = source.layout.table("images", images.STEM)
-    teacher = build(config.teacher, table.num_classes)
+    teacher = _build(config, table.num_classes)
     _check_class_names(config, table, listed)
     teacher.module.to(memory_format=torch.channels_last)
     teacher.module.to(device).eval()
@@ -99,12 +99,29 @@ def open_inputs(config: Config, source: Source) -> Callable[[int], Inputs]:
         crops = upstream.require(source.layout, "crops", part_name(shard), "sample")
         sampled_from = own.digest(start, "paths", "heights", "widths")
         upstream.require_fit(source.layout, crops, "images", sampled_from, str(listed))
-        kept = Kept.of(config, int(crops.attributes["num_crops"]), own.num_classes)
+        kept = Kept.of(config, int(crops.attribute("num_crops")), own.num_classes)
         folder = source.images_folder
         here = Inputs(source.layout, folder, start, own, crops, teacher, device, kept, device.type)
-        return _as_recorded(config, here) if config.device == "auto" else here
+        there = _as_recorded(config, here) if config.device == "auto" else here
+        _refuse_half_on_cpu(config, there)
+        return there
 
     return of_shard
+
+
+def _build(config: Config, num_classes: int) -> Model:
+    try:
+        return build(config.teacher, num_classes)
+    except ParamsError as error:
+        raise ParamsError(f"infer.teacher.{error}") from error
+
+
+def _refuse_half_on_cpu(config: Config, inputs: Inputs) -> None:
+    """A shard that a GPU has made already stays readable on a machine without one."""
+    if config.precision == "fp16" and inputs.device_kind == "cpu":
+        raise ParamsError(
+            "infer.precision is fp16, which needs a GPU; allowed on a CPU: float32, bf16"
+        )
 
 
 def _as_recorded(config: Config, here: Inputs) -> Inputs:

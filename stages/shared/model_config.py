@@ -74,7 +74,9 @@ class ModelConfig(pydantic.BaseModel):
     @pydantic.field_validator("input_size", mode="before")
     @classmethod
     def _square(cls, value: object) -> object:
-        return (value, value) if isinstance(value, int) else value
+        if isinstance(value, int):
+            return (value, value)
+        return tuple(value) if isinstance(value, list) else value  # strict: no list for a tuple
 
     @pydantic.model_validator(mode="after")
     def _check(self) -> Self:

@@ -70,6 +70,7 @@ def build(config: ModelConfig, num_classes: int, *, seed: int | None = None) -> 
         DataError: the weights are missing, unreadable, or of another model or number of classes.
         RetryError: the download of pretrained weights failed.
     """
+    _check_name(config.name)  # before the card: an unknown name is no other model
     path = None if config.weights is None else Path(config.weights)
     card = None if path is None else find_card(path)
     if path is not None and card is not None:
@@ -137,7 +138,6 @@ def _seeded(config: ModelConfig, num_classes: int, seed: int | None) -> nn.Modul
 
 def _create(config: ModelConfig, num_classes: int) -> nn.Module:
     """Build the architecture first: a mistake in it must not look like a failed download."""
-    _check_name(config.name)
     kwargs = with_image_size(config)
     try:
         module: nn.Module = timm.create_model(config.name, num_classes=num_classes, **kwargs)

@@ -5,7 +5,17 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
+
+from store import tables
+
+LABEL = {
+    "kind": "smoothing",
+    "k": 1,
+    "num_classes": 100,
+    "precision": "float16",
+    "temperature": 1.0,
+    "include_target": False,
+}
 
 
 def write_metrics(folder: Path) -> None:
@@ -55,22 +65,24 @@ def write_store(root: Path) -> None:
     write_part(root / "soft/part-00000.parquet", {"prob_0": max_prob, "class_0": np.arange(100)})
     action = np.repeat(np.array([0, 1, 2, 255], np.uint8), [90, 3, 6, 1])
     write_part(root / "calibrated/ferkd/part-00000.parquet", {"action": action})
-    for artifact, lineage in (
-        ("soft", {"inputs": {"predictions": "p"}}),
-        ("predictions", {"inputs": {"teacher": "abc123"}}),
-    ):
-        entry = {
-            "artifact": artifact,
-            "stem": "part-00000",
-            "stage": "x",
-            "key": "k",
-            "rows": 100,
-            "rows_digest": "d",
-            "files": {"part-00000.parquet": {"num_bytes": 1300, "sha256": "0"}},
-            "format_version": 1,
-            "lineage": lineage,
-        }
-        _json(root / artifact / "_part-00000.json", entry)
+    write_entry(root, "soft", {"inputs": {"predictions": "p"}})
+    write_entry(root, "predictions", {"inputs": {"teacher": "abc123"}})
+
+
+def write_entry(root: Path, artifact: str, lineage: dict[str, object]) -> None:
+    entry = {
+        "artifact": artifact,
+        "stem": "part-00000",
+        "stage": "x",
+        "key": "k",
+        "rows": 100,
+        "rows_digest": "d",
+        "files": {"part-00000.parquet": {"num_bytes": 1300, "sha256": "0"}},
+        "format_version": 1,
+        "attributes": {"label": LABEL, "precision": "float16", "num_crops": 100},
+        "lineage": lineage,
+    }
+    _json(root / artifact / "_part-00000.json", entry)
 
 
 def _spread(mean: float, std: float) -> dict[str, object]:
@@ -87,5 +99,4 @@ def _json(path: Path, value: object) -> None:
 
 
 def write_part(path: Path, columns: dict[str, np.ndarray]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.table(columns), path, write_page_checksum=True)
+    tables.write_table(path, pa.table(columns), {})

@@ -186,12 +186,13 @@ def test_another_package_of_the_same_name_is_told(tmp_path: Path) -> None:
     assert done.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize(("given", "expected"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
-def test_waiting_threads_sleep_unless_told_otherwise(
-    given: str | None, expected: str, monkeypatch: pytest.MonkeyPatch
+def test_waiting_threads_spin_briefly_unless_told_otherwise(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
-    if given is not None:
-        monkeypatch.setenv("OMP_WAIT_POLICY", given)
+    monkeypatch.setenv("GOMP_SPINCOUNT", "7")
     assert cli.main(["--version"]) == 0
-    assert os.environ["OMP_WAIT_POLICY"] == expected
+    assert os.environ["GOMP_SPINCOUNT"] == "7"
+    monkeypatch.delenv("GOMP_SPINCOUNT")
+    assert cli.main(["--version"]) == 0
+    assert os.environ["GOMP_SPINCOUNT"] == "10000"

@@ -20,6 +20,45 @@ def test_it_is_what_the_table_of_stages_says() -> None:
         assert DVC_YAML[name] == entry, name
 
 
+@pytest.mark.parametrize("weights", ["given/a.pth", "./given/a.pth"])
+def test_stages_depend_on_the_weights_that_they_are_given(weights: str) -> None:
+    found = weights_read(("teacher", "infer", "train", "compare"), weights)
+    assert found == {
+        "teacher": ["given/a.pth"],
+        "infer": ["given/a.pth", "models/teacher"],
+        "train": ["given/a.pth"],
+        "compare": ["given/a.pth"],
+    }
+
+
+@pytest.mark.parametrize("weights", ["models/teacher", "./models/teacher/model.safetensors"])
+def test_weights_that_a_stage_makes_are_read_once_and_never_by_itself(weights: str) -> None:
+    found = weights_read(("teacher", "infer", "train"), weights)
+    assert found == {"teacher": [], "infer": ["models/teacher"], "train": ["models/teacher"]}
+
+
+def test_a_teacher_that_no_stage_makes_is_watched() -> None:
+    assert weights_read(("infer",), "models/teacher") == {"infer": ["models/teacher"]}
+
+
+def weights_read(stages: tuple[str, ...], weights: str) -> dict[str, list[str]]:
+    """Dependencies on weights of stages whose networks all start from ``weights``."""
+    model = {"name": "resnet18", "weights": weights}
+    network = {"model": model, "lr": 1, "steps": 1}
+    compare = {"val": "val"}
+    sections = {"teacher": network, "infer": {"teacher": model}, "train": network}
+    values = params.check(
+        Path("params.yaml"), {name: sections.get(name, compare) for name in stages}
+    )
+    made = dvc_file.stages(
+        [stage_table.find(name) for name in stages], images=dvc_file.image_folders(values.sections)
+    )
+    return {
+        name: [path for path in made[name].get("deps", []) if path.startswith(("given", "models"))]
+        for name in stages
+    }
+
+
 @pytest.mark.parametrize("info", stage_table.STAGES, ids=lambda info: info.name)
 def test_a_stage_depends_on_the_code_that_it_runs(info: stage_table.StageInfo) -> None:
     entry = DVC_YAML[info.name]

@@ -3,9 +3,12 @@ from pathlib import Path
 import pydantic
 import pytest
 
-from ferkd_pipeline import params, stage_table
+from ferkd_pipeline import params, stage_table, yaml_file
 from stages.compress.config import Config as CompressConfig
+from stages.infer.config import Config as InferConfig
 from store.errors import ParamsError
+
+ROOT = Path(__file__).parents[2]
 
 
 def write(folder: Path, text: str) -> Path:
@@ -58,6 +61,40 @@ def test_an_empty_file_holds_no_sections(tmp_path: Path) -> None:
             "compress.precision = \"int8\": must be 'float16' or 'compact'",
         ),
         ("compress: {include_target: 7}", "compress.include_target = 7: must be true or false"),
+        ("compress: {k: true}", "compress.k = true: must be a whole number"),
+        ('compress: {k: "5"}', 'compress.k = "5": must be a whole number'),
+        ("compress: {temperature: true}", "compress.temperature = true: must be a number"),
+        ('compress: {temperature: "2"}', 'compress.temperature = "2": must be a number'),
+        ("compress: {include_target: 1}", "compress.include_target = 1: must be true or false"),
+        ("compress: {include_target: 'no'}", 'compress.include_target = "no": must be true or'),
+        ("index: {images: 5}", "index.images = 5: must be text"),
+        ("store: {root: 5}", "store.root = 5: must be text"),
+        ("sample: {scale: [0.5, true]}", "sample.scale[1] = true: must be a number"),
+        (
+            "infer: {teacher: {name: x}, batch_size: true}",
+            "infer.batch_size = true: must be a whole number",
+        ),
+        (
+            "infer: {teacher: {name: x, input_size: true}}",
+            "infer.teacher.input_size = true: must be a whole number",
+        ),
+        (
+            "infer: {teacher: {name: x, input_size: [32, '32']}}",
+            'infer.teacher.input_size[1] = "32": must be a whole number',
+        ),
+        (
+            "calibrate: {a: [{step: ferkd, preset: custom, soften_to: true}]}",
+            "calibrate.a[0].soften_to = true: must be a number",
+        ),
+        (
+            "evaluate: {sets: {1: data}}",
+            "evaluate.sets: the key 1 must be text; put it in quotes",
+        ),
+        (
+            "compress: !!set {k}",
+            "compress: allowed are numbers, text, lists and mappings",
+        ),
+        ("compress: {temperature: .nan}", "compress.temperature = NaN: must be"),
         ("sample: {scale: 1}", "sample.scale = 1: must be a list"),
         ("sample: {scale: [1, x]}", 'sample.scale[1] = "x": must be a number'),
         ("sample: 5", "sample = 5: must be a mapping of keys"),
@@ -67,12 +104,75 @@ def test_an_empty_file_holds_no_sections(tmp_path: Path) -> None:
         ),
         ("store: {num_shards: 0}", "store.num_shards = 0: must be at least 1"),
         ("inferr: {}", "inferr: unknown section; did you mean infer?"),
+        (
+            "calibrate: {}",
+            "calibrate: names no calibration, needed: at least one; leave the section out if none "
+            "is wanted",
+        ),
+        ("calibrate:", "calibrate: names no calibration"),
+        (
+            "compress: {kind: hard, include_target: true}",
+            "compress: include_target is true, allowed with kind hard: false",
+        ),
+        (
+            "compress: {kind: full, include_target: true}",
+            "compress: include_target is true, allowed with kind full: false",
+        ),
         ("infer: {}", "infer.teacher: missing, and it has no default"),
         ("infer: {teacher: {nam: x}}", "infer.teacher.nam: unknown key; did you mean name?"),
     ],
 )
 def test_one_clear_line_a_problem(tmp_path: Path, text: str, complaint: str) -> None:
-    assert complaint in complaints(tmp_path, text + "\n")
+    found = complaints(tmp_path, text + "\n")
+    assert any(line.startswith(complaint) for line in found), found
+
+
+def test_numbers_lists_and_paths_are_taken_as_people_write_them(tmp_path: Path) -> None:
+    text = "store: {root: x}\ninfer: {teacher: {name: y, input_size: 32, mean: [0, 1, 0.5]}, "
+    text += "temperatures: [4]}\ncompress: {temperature: 2}\n"
+    values = params.load(write(tmp_path, text))
+    infer = values.typed("infer", InferConfig)
+    assert values.store.root == Path("x")
+    assert infer.temperatures == (1.0, 4.0)
+    assert infer.teacher.input_size == (32, 32)
+    assert infer.teacher.mean == (0.0, 1.0, 0.5)
+    assert values.typed("compress", CompressConfig).temperature == 2.0
+
+
+FILES = [ROOT / "params.yaml", *sorted((ROOT / "ferkd_pipeline/recipes").glob("*.yaml"))]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_what_we_ship_is_right_and_strictness_changes_no_value(path: Path) -> None:
+    raw = yaml_file.read_mapping(path)
+    sections = params.check(path, raw).sections
+    assert set(sections) == set(raw) - {"store"}
+    for name, section in sections.items():
+        assert section == params.config_class(name).model_validate(raw[name])
+
+
+CALIBRATIONS = "calibrate: {ferkd: [{step: ferkd}], other: [{step: truth}]}\n"
+TRAIN = "train: {model: {name: x}, lr: 1, steps: 1, calibration: %s}\n"
+
+
+def test_unknown_calibrations_are_told_with_those_there_are(tmp_path: Path) -> None:
+    text = CALIBRATIONS + TRAIN % "ferkdd" + "compare: {val: x, arms: [truth, stor, other]}\n"
+    assert complaints(tmp_path, text) == [
+        'train.calibration = "ferkdd": the section calibrate names no such calibration; did you '
+        "mean ferkd? allowed: ferkd, other, null",
+        'compare.arms[1] = "stor": the section calibrate names no such calibration; did you mean '
+        "store? allowed: truth, store, ferkd, other",
+    ]
+
+
+@pytest.mark.parametrize("calibration", ["ferkd", "null"])
+def test_known_calibrations_are_taken(tmp_path: Path, calibration: str) -> None:
+    text = CALIBRATIONS + TRAIN % calibration + "compare: {val: x, arms: [truth, ferkd]}\n"
+    assert params.load(write(tmp_path, text)).sections
+
+
+def test_labels_of_others_may_be_trained_from_without_their_recipes(tmp_path: Path) -> None:
+    assert params.load(write(tmp_path, TRAIN % "theirs")).sections
 
 
 def test_all_problems_are_told_at_once(tmp_path: Path) -> None:

@@ -66,6 +66,7 @@ def test_the_same_results_make_the_same_bytes(world: Path) -> None:
 def test_the_histogram_counts_edges_upwards(tmp_path: Path) -> None:
     edges = np.array([0, 0.05, 0.3, 0.95, 1], np.float32)
     report_world.write_part(tmp_path / "soft/part-00000.parquet", {"prob_0": edges})
+    report_world.write_entry(tmp_path, "soft", {})
     counts = labels.max_prob_histogram(tmp_path)
     assert np.flatnonzero(counts).tolist() == [0, 1, 6, 19]
     assert counts[19] == 2
@@ -112,5 +113,5 @@ def test_a_damaged_file_is_named(world: Path, damage: str) -> None:
 
 def test_a_damaged_table_is_named(world: Path) -> None:
     (world / "labels/soft/part-00000.parquet").write_bytes(b"PAR1 no")
-    with pytest.raises(DataError, match=r"part-00000\.parquet: cannot be read"):
+    with pytest.raises(DataError, match=r"part-00000\.parquet is damaged"):
         report.gather(Path("metrics"), Path("labels"))

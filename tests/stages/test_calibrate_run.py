@@ -1,5 +1,6 @@
 """The stage calibrate through the engine: fit over all shards, apply to each."""
 
+import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,17 @@ def test_a_fit_of_other_labels(own: Project) -> None:
     own.run("compress", **change)
     with pytest.raises(DataError, match="the fit is of other labels"):
         own.run("calibrate", shards=(2,), **change)
+
+
+@pytest.mark.parametrize("name", ["precision", "label"])
+def test_an_entry_that_lacks_an_attribute_is_named(own: Project, name: str) -> None:
+    for shard in range(3):
+        path = own.layout.entry("soft", part_name(shard))
+        content = json.loads(path.read_bytes())
+        del content["attributes"][name]
+        path.write_text(json.dumps(content))
+    with pytest.raises(DataError, match=rf"soft/part-00000 does not say its {name}; run"):
+        own.run("calibrate")
 
 
 def test_only_shares_need_the_other_shards(own: Project) -> None:

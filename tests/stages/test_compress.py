@@ -1,6 +1,7 @@
 """The stage compress through the engine, against dense float64 arithmetic on the predictions."""
 
 import contextlib
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -185,19 +186,17 @@ def test_plain_pandas_reads_sparse_labels(served: Project) -> None:
         ({}, {"kind": "hard", "include_target": True}, "compress: include_target is true"),
     ],
 )
-def test_what_predictions_cannot_serve_writes_nothing(
+def test_what_predictions_cannot_serve_removes_and_writes_nothing(
     own: Project, predictions: dict[str, Any], labels: dict[str, Any], complaint: str
 ) -> None:
     own.run("infer", infer=predictions)
     before = own.tree("labels", ".ferkd/work")
-    for stale in own.layout.folder("soft").glob("*part-*"):
-        del before[stale.as_posix()]  # labels of other predictions go before anything is made
-    before.pop("labels/soft/_manifest.json")
     with pytest.raises(ParamsError, match=complaint):
-        own.run("compress", infer=predictions, compress=labels)
-    after = own.tree("labels", ".ferkd/work")
-    after.pop("labels/soft/_manifest.json", None)
-    assert after == before
+        own.why("compress", infer=predictions, compress=labels)
+    for shards in (None, (1,)):
+        with pytest.raises(ParamsError, match=complaint):
+            own.run("compress", shards=shards, infer=predictions, compress=labels)
+    assert own.tree("labels", ".ferkd/work") == before
 
 
 @pytest.mark.parametrize("top_r", [C, C + 1, 64])
@@ -229,6 +228,38 @@ def test_missing_predictions_name_their_command(own: Project) -> None:
     own.layout.entry("predictions", part_name(1)).unlink()
     with pytest.raises(DataError, match="run `ferkd-pipeline stage infer --shard 1` first"):
         own.run("compress")
+
+
+def change_attributes(project: Project, artifact: str, remove: str) -> None:
+    """As an entry of a version that did not record ``remove``."""
+    for shard in range(3):
+        path = project.layout.entry(artifact, part_name(shard))
+        content = json.loads(path.read_bytes())
+        del content["attributes"][remove]
+        path.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize("name", ["num_crops", "temperatures", "arrays"])
+def test_an_entry_that_lacks_an_attribute_is_named(own: Project, name: str) -> None:
+    change_attributes(own, "predictions", name)
+    with pytest.raises(DataError, match=rf"predictions/part-00000 does not say its {name}; run"):
+        own.run("compress", compress={"k": 1})
+
+
+def test_older_entries_do_not_say_how_many_classes_are_ranked(own: Project) -> None:
+    assert own.entry("predictions", 0).attribute("num_ranked") == C
+    own.run("infer", infer={"top_r": 4})
+    assert own.entry("predictions", 0).attribute("num_ranked") == 4
+    change_attributes(own, "predictions", "num_ranked")
+    own.run("compress", infer={"top_r": 4}, compress={"k": 3})
+    with pytest.raises(ParamsError, match="rank 4 classes"):
+        own.run("compress", infer={"top_r": 4}, compress={"k": 5})
+
+
+def test_another_number_of_shards_is_told_as_a_cause(own: Project) -> None:
+    own.run("sample", store={"num_shards": 2})
+    with pytest.raises(DataError, match=r"or store\.num_shards was changed; run .* stage infer"):
+        own.run("compress", store={"num_shards": 2})
 
 
 def test_damaged_predictions_are_found(own: Project) -> None:

@@ -1,5 +1,6 @@
 """The stage infer through the engine: right values, and the same bits in all circumstances."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from stages.infer.config import Config
 from stages.infer.core import Kept, kept_values
+from stages.infer.inputs import Inputs
 from stages.infer.run import open_inputs
 from stages.shared.images import decode
 from stages.shared.pixels import crop_resize, normalise
@@ -106,10 +108,9 @@ def test_workers_change_no_byte(own: Project) -> None:
         assert own.tree("labels/predictions") == before
 
 
-@pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_low_precision_is_near_and_finite(own: Project, precision: str) -> None:
+def test_low_precision_is_near_and_finite(own: Project) -> None:
     before = own.predictions()
-    own.run("infer", infer={"precision": precision})
+    own.run("infer", infer={"precision": "bf16"})
     after = own.predictions()
     assert np.isfinite(after["logp"]).all()
     assert np.abs(np.exp(after["logp"]) - np.exp(before["logp"])).max() < 0.2
@@ -185,7 +186,18 @@ def test_moving_the_weights_changes_nothing(own: Project) -> None:
     [
         ({"teacher": {"weights": None}}, ParamsError, "neither weights nor pretrained"),
         ({"teacher": {"new_classifier": True}}, ParamsError, "new_classifier"),
-        ({"teacher": {"name": "resnet1888"}}, DataError, "the parameters say resnet1888"),
+        (
+            {"teacher": {"name": "resnet1888"}},
+            ParamsError,
+            r"infer\.teacher\.name: timm has no model 'resnet1888'; did you mean .*resnet18",
+        ),
+        ({"teacher": {"name": "resnet34"}}, DataError, "the parameters say resnet34"),
+        ({"precision": "fp16"}, ParamsError, r"infer\.precision is fp16, which needs a GPU"),
+        (
+            {"precision": "fp16", "device": "auto"},
+            ParamsError,
+            r"infer\.precision is fp16, which needs a GPU",
+        ),
         ({"device": "cuda"}, ParamsError, "infer.device is cuda"),
     ],
 )
@@ -197,8 +209,37 @@ def test_wrong_teachers(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    before = shared.tree()
+    with pytest.raises(error, match=complaint):
+        shared.why("infer", infer=change)
     with pytest.raises(error, match=complaint):
         shared.run("infer", infer=change)
+    assert shared.tree() == before
+
+
+def test_half_precision_of_a_gpu_is_read_without_one(
+    own: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    change: dict[str, Any] = {"infer": {"precision": "fp16", "device": "auto"}}
+
+    lineage = Inputs.lineage
+
+    with monkeypatch.context() as patch:
+        patch.setattr("stages.infer.inputs._refuse_half_on_cpu", lambda config, inputs: None)
+        patch.setattr(Inputs, "lineage", lambda self: {**lineage(self), "device": "cuda"})
+        own.run("infer", **change)
+    assert own.why("infer", **change) == ["complete"] * 3
+    own.run("compress", **change)
+
+
+def test_an_entry_that_lacks_an_attribute_is_named(own: Project) -> None:
+    path = own.layout.entry("crops", part_name(0))
+    content = json.loads(path.read_bytes())
+    del content["attributes"]["num_crops"]
+    path.write_text(json.dumps(content))
+    with pytest.raises(DataError, match=r"crops/part-00000 does not say its num_crops; run"):
+        own.run("infer")
 
 
 @pytest.mark.parametrize(("num_classes", "complaint"), [(4, "4 classes.*has 5"), (6, "6 classes")])

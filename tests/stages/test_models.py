@@ -410,6 +410,11 @@ def test_a_card_of_another_model_is_refused(saved: Path) -> None:
     assert build(model(weights=str(saved), model_kwargs={"drop_path_rate": 0.1}), 3).digest
 
 
+def test_an_unknown_name_beside_a_card_is_a_wrong_name(saved: Path) -> None:
+    with pytest.raises(ParamsError, match=r"timm has no model 'test_resnett'; did you mean test_r"):
+        build(model("test_resnett", weights=str(saved)), 3)
+
+
 def test_weights_that_are_not_the_cards_are_refused(saved: Path) -> None:
     weights = state(seed=8)
     (saved / "model.safetensors").unlink()

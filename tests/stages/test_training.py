@@ -1,5 +1,6 @@
 """Whole small trainings: they learn, they repeat themselves bit for bit, and they fail clearly."""
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from stages.shared.training.evaluation import (
     read_class_folder,
 )
 from stages.shared.training.history import Accuracy, History
-from stages.shared.training.learner import Learned, learn
+from stages.shared.training.learner import Learned, learn, save
 from stages.shared.training.trainer import (
     OnlineTeacher,
     Trainer,
@@ -112,6 +113,25 @@ def test_the_seed_makes_the_first_weights(view: FakeView) -> None:
     parts = dict(train(view, given).model.module.named_parameters())
     for name, value in models.build(given.model, 3, seed=3).module.named_parameters():
         torch.testing.assert_close(parts[name], value, rtol=0, atol=1e-7)
+
+
+def test_saved_model_names_no_path_but_what_it_started_from(view: FakeView, tmp_path: Path) -> None:
+    cards: list[dict[str, Any]] = []
+    for place in ("here", "there"):
+        given = config(steps=1, evaluation=str(tmp_path / place / "val"))
+        if cards:
+            started = ModelConfig(**NETWORK, weights=str(tmp_path / "here"))
+            given = given.model_copy(update={"model": started})
+        save(tmp_path / place, given, train(view, given), CLASS_NAMES, stage="train")
+        text = (tmp_path / place / "model.json").read_text()
+        assert str(tmp_path) not in text
+        cards.append(json.loads(text))
+    first, second = cards
+    assert first["extra"]["training"] == second["extra"]["training"]
+    assert first["extra"]["training"]["model"]["name"] == "resnet18"
+    assert first["extra"]["training"]["lr"] == 0.02
+    assert first["extra"]["starting_weights"] is None
+    assert second["extra"]["starting_weights"] == first["digest"] != second["digest"]
 
 
 def test_workers_and_evaluation_do_not_change_the_student(

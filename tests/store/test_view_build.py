@@ -17,7 +17,7 @@ import pytest
 from store import entries, lock, view_fill
 from store.digest import rows_digest
 from store.errors import DataError, FerkdError
-from store.layout import part_name
+from store.layout import Layout, part_name
 from store.overlay import Action
 from store.schema import CALIBRATED, CROPS
 from store.tables import make_table
@@ -165,6 +165,22 @@ def test_view_is_built_again_when_a_digest_changes(own: SmallStore) -> None:
     row, crops = np.array([6]), np.array([[0]])
     moved = second.gather(row, crops).boxes - first.gather(row, crops).boxes
     np.testing.assert_array_equal(moved, [[[1, 0, 0, 0]]])
+
+
+def test_digest_is_that_of_the_contents_wherever_the_images_lie(
+    own: SmallStore, tmp_path: Path
+) -> None:
+    here = plan_view(own.layout, NUM_SHARDS, Path("images"))
+    there = plan_view(own.layout, NUM_SHARDS, Path("other images"))
+    copy = Path(shutil.copytree(own.root, tmp_path / "elsewhere" / "labels"))
+    copied = plan_view(Layout.beside(copy), NUM_SHARDS, tmp_path / "elsewhere" / "images")
+    assert here.meta.digest == there.meta.digest == copied.meta.digest
+    views = [plan.open() for plan in (here, there)]
+    assert views[0].folder != views[1].folder
+    rows = np.arange(2)
+    for view, folder in zip(views, ("images", "other images"), strict=True):
+        assert all(path.startswith(f"{Path(folder).absolute()}/") for path in view.paths(rows))
+    assert plan_view(own.layout, NUM_SHARDS, Path("images"), NAME).meta.digest != here.meta.digest
 
 
 @pytest.mark.parametrize(

@@ -70,11 +70,22 @@ def save(
 ) -> None:
     """Publish the network as a model folder, replacing an older one.
 
-    ``made_from`` says which stage and labels made it; the training's parameters are added.
+    ``made_from`` says which stage and labels made it; the training's parameters are added, without
+    paths: a copy of the project elsewhere gives the same file. Starting weights stand in it as the
+    SHA-256 of the network before its first step, null where all of it was drawn at random.
     """
-    made_from["training"] = keyed_params(config)
+    has_start = config.model.pretrained or config.model.weights is not None
+    made_from["training"] = _without_paths(config)
+    made_from["starting_weights"] = learned.model.digest if has_start else None
     card = models.card_of(config.model, learned.model.spec, class_names, **made_from)
     models.save_model(folder, learned.model.module, card)
+
+
+def _without_paths(config: LearnerConfig) -> dict[str, Json]:
+    params = keyed_params(config)
+    params.pop("evaluation", None)
+    params["model"] = config.model.model_dump(mode="json", exclude={"weights"})
+    return params
 
 
 def check_temperature(config: TrainingConfig, view: CropView) -> None:

@@ -1,0 +1,144 @@
+"""When the results of a stage that runs as a whole still fit, and when they do not."""
+
+import contextlib
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ferkd_pipeline import whole_stages
+from stages.shared.contract import NoProgress
+from store.errors import DataError, FerkdError, ParamsError
+from tests.world import NETWORK, Project, copy_project, merged, write_images, write_teacher
+
+TRAIN: dict[str, Any] = {
+    "model": {**NETWORK, "input_size": 32},
+    "evaluation": "val",
+    "batch_size": 8,
+    "crops_per_image": 2,
+    "steps": 1,
+    "lr": 0.01,
+    "device": "cpu",
+}
+SECTIONS: dict[str, Any] = {
+    "teacher": TRAIN,
+    "train": TRAIN,
+    "evaluate": {"sets": {"val": "val"}, "device": "cpu"},
+    "compare": {"arms": ["store"], "seeds": [0], "val": "val", "timing_rounds": 0},
+}
+CHANGED = "parameters or inputs changed"
+
+
+@pytest.fixture
+def trained(own: Project) -> Project:
+    """A project with sets to measure on and a finished student."""
+    write_images(Path("val"), num=1)
+    run(own, "train")
+    return own
+
+
+def run(project: Project, name: str, **changes: Any) -> None:
+    params = project.params(**merged(SECTIONS, changes))
+    whole_stages.run(params, name, NoProgress())
+
+
+def why(project: Project, name: str, **changes: Any) -> str | None:
+    return whole_stages.why_incomplete(project.params(**merged(SECTIONS, changes)), name)
+
+
+@pytest.mark.parametrize("in_folder", [True, False])
+def test_other_weights_of_the_same_name_count(trained: Project, in_folder: bool) -> None:
+    write_teacher(Path("given"), seed=1)
+    path = "given" if in_folder else "given/model.safetensors"
+    changes: dict[str, Any] = {"train": {"model": {"weights": path}}}
+    run(trained, "train", **changes)
+    run(trained, "compare", **changes)
+    assert (why(trained, "train", **changes), why(trained, "compare", **changes)) == (None, None)
+    write_teacher(Path("given"), seed=2)
+    assert why(trained, "train", **changes) == why(trained, "compare", **changes) == CHANGED
+    shutil.rmtree("given")
+    with pytest.raises(DataError, match=r"given.*: no such file of weights"):
+        why(trained, "train", **changes)
+
+
+def test_other_weights_of_a_teacher_count(trained: Project) -> None:
+    write_teacher(Path("given"), seed=1)
+    changes: dict[str, Any] = {"teacher": {"model": {"weights": "given"}}}
+    run(trained, "teacher", **changes)
+    assert why(trained, "teacher", **changes) is None
+    write_teacher(Path("given"), seed=2)
+    assert why(trained, "teacher", **changes) == CHANGED
+
+
+def test_a_failed_run_forgets_nothing(trained: Project) -> None:
+    with pytest.raises(ParamsError):
+        run(trained, "train", train={"optimizer": "adamwx"})
+    assert why(trained, "train") is None
+    assert why(trained, "train", train={"optimizer": "adamwx"}) == CHANGED
+
+
+def test_a_run_that_fails_half_way_is_not_complete(
+    trained: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Metrics are published, then the model is not: the mark names neither the old nor the new."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise FerkdError("no room")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("stages.train.run.save", fail)
+        with pytest.raises(FerkdError):
+            run(trained, "train", train={"seed": 1})
+    assert why(trained, "train", train={"seed": 1}) == CHANGED
+    assert why(trained, "train") == "its results are missing or were changed"
+
+
+def test_times_of_images_do_not_count_but_contents_do(trained: Project) -> None:
+    path = next(Path("val").rglob("*.jpg"))
+    os.utime(path, (1, 1))
+    assert why(trained, "train") is None
+    data = path.read_bytes()
+    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    os.utime(path, (1, 1))
+    assert why(trained, "train") == CHANGED
+
+
+@pytest.mark.parametrize("limit", ["MAX_FILES_HASHED", "MAX_BYTES_HASHED"])
+def test_of_large_folders_times_count(
+    own: Project, limit: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_images(Path("val"), num=1)
+    monkeypatch.setattr(whole_stages, limit, 1)
+    path = next(Path("val").rglob("*.jpg"))
+    before = whole_stages._fingerprint(Path("val"))
+    assert whole_stages._fingerprint(Path("val")) == before
+    os.utime(path, (1, 1))
+    assert whole_stages._fingerprint(Path("val")) != before
+
+
+def test_a_copy_of_a_project_is_as_complete(trained: Project, tmp_path: Path) -> None:
+    run(trained, "evaluate")
+    here = Path("models/student/model.json").read_bytes()
+    copied = copy_project(trained, tmp_path / "elsewhere")
+    with contextlib.chdir(copied.folder):
+        for path in Path("val").rglob("*"):
+            os.utime(path, (1, 1))
+        assert (why(copied, "train"), why(copied, "evaluate")) == (None, None)
+        run(copied, "train")
+        assert Path("models/student/model.json").read_bytes() == here
+
+
+@pytest.mark.parametrize("name", ["teacher", "train", "evaluate", "compare"])
+def test_auto_is_the_device_that_it_stands_for(
+    trained: Project, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    section = "train" if name == "compare" else name
+    changes: dict[str, Any] = {section: {"device": "auto"}}
+    keys = []
+    for has_gpu in (False, True):
+        monkeypatch.setattr("torch.cuda.is_available", lambda has_gpu=has_gpu: has_gpu)
+        params = trained.params(**merged(SECTIONS, changes))
+        keys.append(whole_stages._key(params, name, whole_stages._prepare(params, name)))
+    assert keys[0] != keys[1]
