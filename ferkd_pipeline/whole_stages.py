@@ -6,19 +6,17 @@ it wrote. Losing a mark costs one more run and nothing else.
 
 import importlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ferkd_pipeline import fingerprints
 from ferkd_pipeline.params import Params
 from stages.shared.contract import Json, Progress, Report, keyed_params
-from stages.shared.model_card import CARD_NAME, weights_file
-from stages.shared.model_config import ModelConfig
 from store import entries, images, lock
 from store.atomic import write_bytes
 from store.digest import canonical_json, sha256_file, sha256_json
-from store.errors import DataError
 from store.images import ImageTable
 from store.layout import Layout, list_artifacts
 from store.view_build import ViewPlan, plan_view
@@ -26,10 +24,6 @@ from store.view_build import ViewPlan, plan_view
 MODELS = Path("models")
 METRICS = Path("metrics")
 DIGITS = Path("data/digits")
-
-MAX_FILES_HASHED = 20_000
-MAX_BYTES_HASHED = 256 * 2**20
-"""What a look at a folder of images may read: about a second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,60 +97,8 @@ def _key(params: Params, name: str, whole: _Whole) -> str:
 
 def _written(whole: _Whole) -> str:
     """Digest of names and bytes of everything that the stage wrote."""
-    files = [path for top in whole.writes for path in _files_below(top)]
+    files = [path for top in whole.writes for path in fingerprints.files_below(top)]
     return sha256_json({path.as_posix(): sha256_file(path) for path in files})
-
-
-def _files_below(top: Path) -> Iterator[Path]:
-    if top.is_file():
-        yield top
-    elif top.is_dir():
-        yield from (path for path in sorted(top.rglob("*")) if path.is_file())
-
-
-def _fingerprint(folder: Path | None) -> Json:
-    """Digest of the files below a folder: their names in it, sizes and SHA-256.
-
-    Above MAX_FILES_HASHED files or MAX_BYTES_HASHED bytes in all, times of change stand in for the
-    contents: noticing a change stays cheap, but a copy of so large a folder must keep its times.
-    """
-    if folder is None:
-        return None
-    if not folder.exists():
-        raise DataError(f"{folder} does not exist; see params.yaml")
-    found = [(path, path.stat()) for path in _files_below(folder)]
-    num_bytes = sum(stat.st_size for _, stat in found)
-    is_small = len(found) <= MAX_FILES_HASHED and num_bytes <= MAX_BYTES_HASHED
-    return sha256_json(
-        [
-            [
-                path.relative_to(folder).as_posix(),
-                stat.st_size,
-                sha256_file(path) if is_small else stat.st_mtime_ns,
-            ]
-            for path, stat in found
-        ]
-    )
-
-
-def _weights(model: ModelConfig) -> Json:
-    """SHA-256 of the file of weights that a network starts from, and of the card beside it."""
-    if model.weights is None:
-        return None
-    file = weights_file(Path(model.weights))
-    if not file.is_file():
-        raise DataError(f"{file}: no such file of weights; check the path or make the model first")
-    card = file.with_name(CARD_NAME)
-    return [sha256_file(path) for path in (file, card) if path.is_file()]
-
-
-def _device(asked: str) -> str:
-    """Kind of device that is computed on: a GPU's results are not a CPU's to the last bit."""
-    if asked != "auto":
-        return asked
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _optional(path: str | None) -> Path | None:
@@ -209,9 +151,9 @@ def _teacher(params: Params) -> _Whole:
     return _Whole(
         {
             "images": _shown(table),
-            "evaluation": _fingerprint(evaluation),
-            "weights": _weights(config.model),
-            "device": _device(config.device),
+            "evaluation": fingerprints.of_folder(evaluation),
+            "weights": fingerprints.of_weights(config.model),
+            "device": fingerprints.device_kind(config.device),
         },
         (outputs.model, outputs.metrics),
         lambda progress: stage.run(config, inputs, outputs, progress),
@@ -243,9 +185,9 @@ def _train(params: Params) -> _Whole:
 
     fingerprint: Json = {
         "view": plan.meta.digest,
-        "evaluation": _fingerprint(evaluation),
-        "weights": _weights(config.model),
-        "device": _device(config.device),
+        "evaluation": fingerprints.of_folder(evaluation),
+        "weights": fingerprints.of_weights(config.model),
+        "device": fingerprints.device_kind(config.device),
     }
     return _Whole(fingerprint, (outputs.model, outputs.metrics), start)
 
@@ -259,9 +201,9 @@ def _evaluate(params: Params) -> _Whole:
     sets = {name: Path(folder) for name, folder in config.sets.items()}
     inputs = stage.Inputs(model, sets)
     fingerprint: Json = {
-        "model": {path.name: sha256_file(path) for path in _files_below(model)},
-        "sets": {name: _fingerprint(folder) for name, folder in sets.items()},
-        "device": _device(config.device),
+        "model": {path.name: sha256_file(path) for path in fingerprints.files_below(model)},
+        "sets": {name: fingerprints.of_folder(folder) for name, folder in sets.items()},
+        "device": fingerprints.device_kind(config.device),
     }
     return _Whole(
         fingerprint, (output,), lambda progress: stage.run(config, inputs, output, progress)
@@ -294,9 +236,9 @@ def _compare(params: Params) -> _Whole:
     fingerprint: Json = {
         "views": {arm: plan.meta.digest for arm, plan in plans.items()},
         "student": keyed_params(student),
-        "weights": _weights(student.model),
-        "device": _device(student.device),
-        "val": _fingerprint(val),
-        "test": _fingerprint(test),
+        "weights": fingerprints.of_weights(student.model),
+        "device": fingerprints.device_kind(student.device),
+        "val": fingerprints.of_folder(val),
+        "test": fingerprints.of_folder(test),
     }
     return _Whole(fingerprint, (output,), start)

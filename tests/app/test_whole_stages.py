@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ferkd_pipeline import whole_stages
+from ferkd_pipeline import fingerprints, whole_stages
 from stages.shared.contract import NoProgress
 from store.errors import DataError, FerkdError, ParamsError
 from tests.world import NETWORK, Project, copy_project, merged, write_images, write_teacher
@@ -110,12 +110,12 @@ def test_of_large_folders_times_count(
     own: Project, limit: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_images(Path("val"), num=1)
-    monkeypatch.setattr(whole_stages, limit, 1)
+    monkeypatch.setattr(fingerprints, limit, 1)
     path = next(Path("val").rglob("*.jpg"))
-    before = whole_stages._fingerprint(Path("val"))
-    assert whole_stages._fingerprint(Path("val")) == before
+    before = fingerprints.of_folder(Path("val"))
+    assert fingerprints.of_folder(Path("val")) == before
     os.utime(path, (1, 1))
-    assert whole_stages._fingerprint(Path("val")) != before
+    assert fingerprints.of_folder(Path("val")) != before
 
 
 def test_a_copy_of_a_project_is_as_complete(trained: Project, tmp_path: Path) -> None:
