@@ -22,16 +22,19 @@ def files_below(top: Path) -> Iterator[Path]:
         yield from (path for path in sorted(top.rglob("*")) if path.is_file())
 
 
-def of_folder(folder: Path | None) -> Json:
+def of_folder(folder: Path | None, key: str) -> Json:
     """Digest of the files below a folder: their names in it, sizes and SHA-256.
 
     Above MAX_FILES_HASHED files or MAX_BYTES_HASHED bytes in all, times of change stand in for the
     contents: noticing a change stays cheap, but a copy of so large a folder must keep its times.
+
+    Raises:
+        DataError: there is no such folder; names the ``key`` of params.yaml that says so.
     """
     if folder is None:
         return None
     if not folder.exists():
-        raise DataError(f"{folder} does not exist; see params.yaml")
+        raise DataError(f"{folder} does not exist; make it, or change {key} in params.yaml")
     found = [(path, path.stat()) for path in files_below(folder)]
     num_bytes = sum(stat.st_size for _, stat in found)
     is_small = len(found) <= MAX_FILES_HASHED and num_bytes <= MAX_BYTES_HASHED

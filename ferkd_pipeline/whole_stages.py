@@ -151,7 +151,7 @@ def _teacher(params: Params) -> _Whole:
     return _Whole(
         {
             "images": _shown(table),
-            "evaluation": fingerprints.of_folder(evaluation),
+            "evaluation": fingerprints.of_folder(evaluation, "teacher.evaluation"),
             "weights": fingerprints.of_weights(config.model),
             "device": fingerprints.device_kind(config.device),
         },
@@ -185,7 +185,7 @@ def _train(params: Params) -> _Whole:
 
     fingerprint: Json = {
         "view": plan.meta.digest,
-        "evaluation": fingerprints.of_folder(evaluation),
+        "evaluation": fingerprints.of_folder(evaluation, "train.evaluation"),
         "weights": fingerprints.of_weights(config.model),
         "device": fingerprints.device_kind(config.device),
     }
@@ -202,7 +202,10 @@ def _evaluate(params: Params) -> _Whole:
     inputs = stage.Inputs(model, sets)
     fingerprint: Json = {
         "model": {path.name: sha256_file(path) for path in fingerprints.files_below(model)},
-        "sets": {name: fingerprints.of_folder(folder) for name, folder in sets.items()},
+        "sets": {
+            name: fingerprints.of_folder(folder, f"evaluate.sets.{name}")
+            for name, folder in sets.items()
+        },
         "device": fingerprints.device_kind(config.device),
     }
     return _Whole(
@@ -238,7 +241,7 @@ def _compare(params: Params) -> _Whole:
         "student": keyed_params(student),
         "weights": fingerprints.of_weights(student.model),
         "device": fingerprints.device_kind(student.device),
-        "val": fingerprints.of_folder(val),
-        "test": fingerprints.of_folder(test),
+        "val": fingerprints.of_folder(val, "compare.val"),
+        "test": fingerprints.of_folder(test, "compare.test"),
     }
     return _Whole(fingerprint, (output,), start)

@@ -112,10 +112,10 @@ def test_of_large_folders_times_count(
     write_images(Path("val"), num=1)
     monkeypatch.setattr(fingerprints, limit, 1)
     path = next(Path("val").rglob("*.jpg"))
-    before = fingerprints.of_folder(Path("val"))
-    assert fingerprints.of_folder(Path("val")) == before
+    before = fingerprints.of_folder(Path("val"), "train.evaluation")
+    assert fingerprints.of_folder(Path("val"), "train.evaluation") == before
     os.utime(path, (1, 1))
-    assert fingerprints.of_folder(Path("val")) != before
+    assert fingerprints.of_folder(Path("val"), "train.evaluation") != before
 
 
 def test_a_copy_of_a_project_is_as_complete(trained: Project, tmp_path: Path) -> None:
@@ -142,3 +142,8 @@ def test_auto_is_the_device_that_it_stands_for(
         params = trained.params(**merged(SECTIONS, changes))
         keys.append(whole_stages._key(params, name, whole_stages._prepare(params, name)))
     assert keys[0] != keys[1]
+
+
+def test_a_missing_folder_is_named_with_its_key(own: Project) -> None:
+    with pytest.raises(DataError, match=r"^nowhere does not exist; .* change compare\.val in"):
+        fingerprints.of_folder(Path("nowhere"), "compare.val")
