@@ -30,6 +30,9 @@ from store.soft_part import SoftPart
 REVISION = 1
 """Raised when the same parameters would give other rows."""
 
+_MANY_DROPPED = 0.1
+"""Share of crops above which FerKD's thresholds do not fit the teacher; FerKD drops under 0.8 %."""
+
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
@@ -151,7 +154,15 @@ def summarise(artifact: str, numbers: Sequence[dict[str, Any]]) -> Report:
     for each in numbers:
         total = total.merge(Counts(**each))
     name = artifact.split("/", 1)[1]
-    return Report(lines=tuple(f"{name}: {line}" for line in total.lines()))
+    dropped = sum(total.groups.get(group, 0) for group in ("extreme_hard", "easy_positive"))
+    warnings: tuple[str, ...] = ()
+    if dropped > _MANY_DROPPED * total.num_crops:
+        warnings = (
+            f"{name}: FerKD's thresholds drop {dropped / total.num_crops:.1%} of the crops, which "
+            "suits another teacher than this one; choose preset ferkd_share, or thresholds of "
+            "your own",
+        )
+    return Report(lines=tuple(f"{name}: {line}" for line in total.lines()), warnings=warnings)
 
 
 def run(recipe: Recipe, inputs: Inputs, output: PartWriter, progress: Progress) -> Report:

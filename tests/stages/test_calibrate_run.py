@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
 
+from stages.calibrate.run import summarise
 from store import fit_file, images
 from store.errors import DataError
 from store.layout import part_name
@@ -182,3 +183,14 @@ def test_all_shards_are_told_together(own: Project) -> None:
     assert [shard.action for shard in outcome.shards].count("run") == 1
     assert outcome.lines[0].startswith("ferkd: 100 crops: ")
     assert sum(line.startswith("shares: 100 crops: ") for line in outcome.lines) == 1
+
+
+def test_thresholds_that_do_not_suit_the_teacher_are_warned_of() -> None:
+    def told(low: int, high: int) -> tuple[str, ...]:
+        groups = {"extreme_hard": low, "moderate_hard": 5, "easy_positive": high}
+        actions = {"keep": 95 - low - high, "soften": 5, "drop": low + high, "reject": 7}
+        return summarise("calibrated/mine", [{"actions": actions, "groups": groups}]).warnings
+
+    assert told(4, 6) == ()
+    [warning] = told(4, 7)
+    assert warning.startswith("mine: FerKD's thresholds drop 11.0% of the crops")
