@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export DVC_NO_ANALYTICS := 1
 
-.PHONY: help setup repro test lint types clean
+.PHONY: help setup repro test lint types bench clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -38,6 +38,11 @@ lint: $(READY) ## style, formatting and who may import whom
 
 types: $(READY) ## mypy, strict
 	@mypy
+
+bench: $(READY) ## size and speed of the label store beside other formats (docs/benchmarks.md)
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
+		-c constraints.txt -e '.[bench]'
+	@$(VENV)/bin/python benchmarks/store.py
 
 clean: ## delete what tools left; data, labels and models stay
 	@rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.* htmlcov dist

@@ -19,7 +19,7 @@ from store.atomic import write_bytes
 from store.digest import canonical_json, sha256_file, sha256_json
 from store.images import ImageTable
 from store.layout import Layout, list_artifacts
-from store.view_build import ViewPlan, plan_view
+from store.view.build import ViewPlan, plan_view
 
 MODELS = Path("models")
 METRICS = Path("metrics")
@@ -180,7 +180,7 @@ def _train(params: Params) -> _Whole:
             for name in list_artifacts(plan.layout)
             if name == "soft" or name.startswith("calibrated/")
         }
-        inputs = stage.Inputs(plan.open(), plan.table.class_names, evaluation, digests)
+        inputs = stage.Inputs(plan.open(), plan.class_names, evaluation, digests)
         return stage.run(config, inputs, outputs, progress)
 
     fingerprint: Json = {
@@ -228,7 +228,7 @@ def _compare(params: Params) -> _Whole:
     def start(progress: Progress) -> Report:
         inputs = stage.Inputs(
             views={arm: plan.open() for arm, plan in plans.items()},
-            class_names=plans[STORE].table.class_names,
+            class_names=plans[STORE].class_names,
             student=student,
             val=val,
             test=test,

@@ -7,8 +7,8 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from store.label_store import LabelStore
-    from store.view import TrainingView
+    from store.notebook.label_store import LabelStore
+    from store.view.reader import TrainingView
 
 __all__ = ["LabelStore", "TrainingView"]
 
@@ -16,11 +16,11 @@ __all__ = ["LabelStore", "TrainingView"]
 def __getattr__(name: str) -> Any:
     """Load the public names when they are asked for, so that importing `store` stays cheap."""
     if name == "LabelStore":
-        from store.label_store import LabelStore
+        from store.notebook.label_store import LabelStore
 
         return LabelStore
     if name == "TrainingView":
-        from store.view import TrainingView
+        from store.view.reader import TrainingView
 
         return TrainingView
     raise AttributeError(f"module 'store' has no attribute {name!r}")

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 _FILES_WORTH_ONE_SYNC = 1000
-_LEFTOVER = re.compile(r"\.(?:new|old)-(?P<host>[^/]*)-(?P<pid>\d+)\.tmp$")
+LEFTOVER = re.compile(r"\.(?:new|old)-(?P<host>[^/]*)-(?P<pid>\d+)\.tmp$")
 _ABANDONED_SECONDS = 24 * 3600.0
 """A leftover of another machine is deleted after this: no write of ours takes as long."""
 
@@ -59,7 +59,7 @@ def sweep(final: Path) -> None:
 def _sweep_dead(final: Path) -> None:
     """Delete what dead writers of ``final`` left; one that is alive may be writing it now."""
     for leftover in _leftovers(final):
-        if not _has_live_writer(leftover):
+        if not has_live_writer(leftover):
             remove(leftover)
 
 
@@ -67,8 +67,9 @@ def _leftovers(final: Path) -> list[Path]:
     return sorted(final.parent.glob(f".{glob.escape(final.name)}.*.tmp"))
 
 
-def _has_live_writer(leftover: Path) -> bool:
-    name = _LEFTOVER.search(leftover.name)
+def has_live_writer(leftover: Path) -> bool:
+    """Whether the process that writes a leftover may still be at work."""
+    name = LEFTOVER.search(leftover.name)
     try:
         if name is None or name["host"] != socket.gethostname():
             return time.time() - leftover.stat().st_mtime < _ABANDONED_SECONDS

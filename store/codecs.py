@@ -2,14 +2,15 @@
 
 Shapes: N rows (crops), R classes predicted, K classes stored, C classes, E entries.
 
-Every kind but `full` is sparse. With p the probabilities at the label's temperature, most probable
-class first, the label is
+Kinds `full` and `logits` are dense (`store.dense_codecs`), the others sparse. With p the
+probabilities at the label's temperature, most probable class first, the label is
 
     hard                1 at the first class
     smoothing           p_0 at the first class, the rest evenly elsewhere (FKD)
     marginal_smoothing  p_k at the top K, r = max(0, 1 - sum of them) / (C - K) else (FKD, Eq. 5)
     marginal_renorm     p_k / sum of the top K at the top K, 0 elsewhere (FKD)
     full                p
+    logits              z itself, before any softmax: of a self-supervised teacher's projection head
 
 Stored are rounded values (`store.precision`), made to fall with k. Rounded values need not sum to
 1, so decoding settles it over the stored values: r takes what is missing; where they sum to more
@@ -19,16 +20,20 @@ A rejected row has class ids -1 and NaN for everything else, here and when decod
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from store.precision import LINEAR_STEPS, Precision, round_kept, round_probability
+from store.compact import round_label
+from store.precision import Precision, float16, round_maximum
 
-Kind = Literal["hard", "smoothing", "marginal_smoothing", "marginal_renorm", "full"]
+Kind = Literal["hard", "smoothing", "marginal_smoothing", "marginal_renorm", "full", "logits"]
+Normalize = Literal["none", "l2"]
 
-KINDS: tuple[Kind, ...] = ("hard", "smoothing", "marginal_smoothing", "marginal_renorm", "full")
+KINDS: tuple[Kind, ...] = get_args(Kind)
+DENSE_KINDS = ("full", "logits")
+"""Kinds that keep a value of every class, in Zarr stores."""
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -43,11 +48,14 @@ class LabelSpec:
     k: int
     """Classes stored by the two marginal kinds; the others ignore it."""
     num_classes: int
+    """C; of kind `logits` the number of outputs of the projection head."""
     precision: Precision = "float16"
     temperature: float = 1.0
     """What the logits were divided by before the softmax."""
     include_target: bool = False
     """Whether the target's probability is stored where it is not among the top K."""
+    normalize: Normalize = "none"
+    """Of kind `logits`: what was done to a crop's logits before they were stored."""
 
     def __post_init__(self) -> None:
         """Check every part and their combination."""
@@ -59,15 +67,30 @@ class LabelSpec:
             raise ValueError(f"k is {self.k} of {self.num_classes} classes, allowed: at least 1")
         if not 0 < self.temperature < np.inf:
             raise ValueError(f"temperature is {self.temperature}, allowed: above 0")
-        if self.kind == "full" and self.precision != "float16":
-            raise ValueError(f"precision is {self.precision!r}, allowed with kind full: float16")
-        if self.include_target and self.kind in ("hard", "full"):
+        if self.is_dense and self.precision != "float16":
+            raise ValueError(
+                f"precision is {self.precision!r}, allowed with kind {self.kind}: float16"
+            )
+        if self.include_target and (self.is_dense or self.kind == "hard"):
             raise ValueError(f"include_target is true, allowed with kind {self.kind}: false")
+        if self.normalize not in get_args(Normalize):
+            raise ValueError(f"normalize is {self.normalize!r}, allowed: none, l2")
+        if self.kind != "logits" and self.normalize != "none":
+            raise ValueError(f"normalize is l2, allowed with kind {self.kind}: none")
+        if self.kind == "logits" and self.temperature != 1:
+            raise ValueError(
+                f"temperature is {self.temperature}, allowed with kind logits: 1 (training has one)"
+            )
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether a row stores a value of every class."""
+        return self.kind in DENSE_KINDS
 
     @property
     def num_stored(self) -> int:
         """K: how many classes a row stores. At most C."""
-        if self.kind == "full":
+        if self.is_dense:
             return self.num_classes
         return min(self.k, self.num_classes) if self.kind.startswith("marginal") else 1
 
@@ -93,7 +116,7 @@ class SparseLabels:
 def encode(
     spec: LabelSpec, class_ids: I32, probs: F64, target: NDArray[np.integer], target_prob: ArrayLike
 ) -> SparseLabels:
-    """Return the stored form of predictions, for every kind but `full`.
+    """Return the stored form of predictions, for every sparse kind.
 
     Args:
         spec: what to store.
@@ -104,7 +127,7 @@ def encode(
         target_prob: (N,) the targets' probabilities at the spec's temperature; read only with
             `include_target`.
     """
-    assert spec.kind != "full", "kind full has no sparse form: encode_full"
+    assert not spec.is_dense, f"kind {spec.kind} has no sparse form"
     num_stored = spec.num_stored
     assert class_ids.shape[1] >= num_stored, "fewer predictions than classes to store"
     ids = np.ascontiguousarray(class_ids[:, :num_stored], dtype=np.int32)
@@ -120,22 +143,42 @@ def encode(
         total = kept.sum(axis=1) + (0.0 if outside is None else outside)
         kept /= total[:, None]
         outside = None if outside is None else outside / total
-    stored = np.empty(kept.shape, dtype=np.float32)
-    stored[:, 0] = _first(kept[:, 0], spec.precision)
-    stored[:, 1:] = round_kept(kept[:, 1:], spec.precision)
-    np.minimum.accumulate(stored, axis=1, out=stored)
+    stored, outside_prob = _round(spec, kept, outside)
     stored[rejected] = np.nan
-    if outside is None:
-        return SparseLabels(ids, stored)
-    outside_prob = np.minimum(round_kept(outside, spec.precision), stored[:, -1])
-    outside_prob[inside] = np.nan
+    if outside_prob is not None:
+        outside_prob[inside] = np.nan
     return SparseLabels(ids, stored, outside_prob)
 
 
-def _first(prob: F64, precision: Precision) -> F32:
-    """Round (N,) largest probabilities, never to 0: a label must have something somewhere."""
-    rounded = round_probability(prob, precision)
-    return rounded if precision == "float16" else np.maximum(rounded, np.float32(1 / LINEAR_STEPS))
+def _round(spec: LabelSpec, kept: F64, outside: F64 | None) -> tuple[F32, F32 | None]:
+    """Round (N, K) probabilities and, with `include_target`, the (N,) of targets outside them."""
+    together = kept if outside is None else np.column_stack([kept, outside])
+    has_tail = spec.kind.endswith("smoothing") and spec.num_stored < spec.num_classes
+    if spec.kind == "hard":
+        stored = kept.astype(np.float32)
+    elif spec.precision == "float16":
+        stored = _round_float16(spec, together, has_tail)
+    else:
+        stored = round_label(
+            together, spec.num_classes, has_tail=has_tail, has_outside=outside is not None
+        )
+    if outside is None:
+        return stored, None
+    return np.ascontiguousarray(stored[:, :-1]), stored[:, -1].copy()
+
+
+def _round_float16(spec: LabelSpec, probs: F64, has_tail: bool) -> F32:
+    """Round to the nearest float16, falling with k; up, where others would come to have most."""
+    stored = float16(probs)
+    stored[:, 0] = round_maximum(probs[:, 0], "float16", spec.num_classes)
+    np.minimum.accumulate(stored, axis=1, out=stored)
+    num_free = spec.num_classes - probs.shape[1]
+    if has_tail and num_free > 0:
+        rest = (1.0 - stored.astype(np.float64).sum(axis=1)) / num_free
+        low = np.flatnonzero(rest > stored[:, 0])
+        raised = np.nextafter(stored[low].astype(np.float16), np.float16(1)).astype(np.float32)
+        stored[low, 1:] = np.minimum(raised, stored[low, :1])[:, 1:]
+    return stored
 
 
 def tail(spec: LabelSpec, labels: SparseLabels) -> F32:
@@ -190,26 +233,3 @@ def _decode(spec: LabelSpec, labels: SparseLabels) -> tuple[F64, F64 | None, F64
     rest = np.where(num_free > 0, np.maximum(1.0 - total, 0.0), 0.0) / np.maximum(num_free, 1)
     rest[np.isnan(total)] = np.nan
     return probs / divisor[:, None], None if outside is None else outside / divisor, rest
-
-
-def encode_full(probs: NDArray[np.floating]) -> F32:
-    """Return (N, C) probabilities rounded to the float16 grid, NaN where they were.
-
-    The most probable class (ties: the lowest id) stays the only first maximum: a class of lower
-    id that rounding made equal to it is put one float16 below.
-    """
-    rounded = np.asarray(probs).astype(np.float16)
-    first = np.asarray(probs).argmax(axis=1)
-    rows = np.flatnonzero(rounded.argmax(axis=1) != first)
-    if len(rows):
-        top = rounded[rows, first[rows]][:, None]
-        before = np.arange(rounded.shape[1]) < first[rows][:, None]
-        tied = (rounded[rows] == top) & before
-        rounded[rows] = np.where(tied, np.nextafter(top, np.float16(0)), rounded[rows])
-    return rounded.astype(np.float32)
-
-
-def decode_full(stored: NDArray[np.floating]) -> F64:
-    """Return what `encode_full` stored as (N, C) probabilities that sum to 1."""
-    probs = np.asarray(stored, dtype=np.float64)
-    return np.asarray(probs / probs.sum(axis=1, keepdims=True))

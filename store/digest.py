@@ -7,6 +7,7 @@ pyarrow or zarr that writes other bytes does not make labels look different.
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,19 @@ def sha256_file(path: Path) -> str:
     return digest.hexdigest()
 
 
+@dataclass(frozen=True, slots=True)
+class FramedText:
+    """A column of text as rows digests read it, for callers that have no Python strings."""
+
+    num_rows: int
+    data: NDArray[np.uint8]
+    """UTF-8 of every row behind its length in bytes (8, little endian)."""
+
+    def __len__(self) -> int:
+        """Rows."""
+        return self.num_rows
+
+
 class RowsDigest:
     """xxh3-128 over named columns of rows, fed in blocks cut anywhere along the first axis."""
 
@@ -52,15 +66,15 @@ class RowsDigest:
         self._kinds: dict[str, tuple[str, list[int]]] = {}
         self._rows: dict[str, int] = {}
 
-    def update(self, columns: Mapping[str, NDArray[Any]]) -> None:
-        """Add a block of rows. Text columns are object or string arrays of ``str``.
+    def update(self, columns: Mapping[str, NDArray[Any] | FramedText]) -> None:
+        """Add a block of rows. Text columns are object or string arrays of ``str``, or framed.
 
         Raises:
             ValueError: a column changed its dtype or its trailing shape between blocks.
         """
         for name, values in columns.items():
-            plain = _as_bytes_array(values)
-            kind = (_kind(values), list(values.shape[1:]))
+            shape = () if isinstance(values, FramedText) else values.shape[1:]
+            plain, kind = _as_bytes_array(values), (_kind(values), list(shape))
             if self._kinds.setdefault(name, kind) != kind:
                 raise ValueError(f"column {name} changed from {self._kinds[name]} to {kind}")
             self._hashes.setdefault(name, xxhash.xxh3_128()).update(plain)
@@ -75,19 +89,23 @@ class RowsDigest:
         return xxhash.xxh3_128(canonical_json(parts)).hexdigest()
 
 
-def rows_digest(columns: Mapping[str, NDArray[Any]]) -> str:
+def rows_digest(columns: Mapping[str, NDArray[Any] | FramedText]) -> str:
     """Digest of columns that are wholly in memory; see `RowsDigest`."""
     digest = RowsDigest()
     digest.update(columns)
     return digest.hexdigest()
 
 
-def _kind(values: NDArray[Any]) -> str:
+def _kind(values: NDArray[Any] | FramedText) -> str:
+    if isinstance(values, FramedText):
+        return "text"
     return "text" if values.dtype.kind in "OUT" else values.dtype.newbyteorder("<").str
 
 
-def _as_bytes_array(values: NDArray[Any]) -> Any:
+def _as_bytes_array(values: NDArray[Any] | FramedText) -> Any:
     """Bytes that stand for the values: little endian, or length-prefixed UTF-8 for text."""
+    if isinstance(values, FramedText):
+        return values.data
     if values.dtype.kind not in "OUT":
         plain = np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("<"))
         return plain.reshape(-1).view(np.uint8)

@@ -5,7 +5,6 @@ sorted, and ends with the SHA-256 of what stands before.
 """
 
 import json
-from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -17,10 +16,12 @@ from store.entry import (
     NewerFormatError,
     check_version,
     entry_bytes,
+    entry_json,
     parse_entry,
     pretty_json,
     read_entry,
     stage_command,
+    stage_of,
 )
 from store.errors import DataError
 from store.layout import FORMAT_VERSION, Layout
@@ -36,6 +37,7 @@ __all__ = [
     "publish",
     "read_entry",
     "read_manifest",
+    "read_of",
     "stage_command",
     "why_incomplete",
     "withdraw",
@@ -82,9 +84,30 @@ def withdraw(layout: Layout, artifact: str, stem: str) -> None:
 
 
 def find_entry(layout: Layout, artifact: str, stem: str) -> Entry | None:
-    """The entry of a shard, or None where there is none."""
+    """The entry of a shard, or None where there is none.
+
+    Raises:
+        DataError: it is damaged, of another artifact, or of a newer format version.
+    """
     path = layout.entry(artifact, stem)
-    return read_entry(path) if path.exists() else None
+    return read_of(artifact, path) if path.exists() else None
+
+
+def read_of(artifact: str, path: Path) -> Entry:
+    """Read one entry file that stands in the folder of ``artifact``.
+
+    Raises:
+        DataError: it is damaged, of another artifact, or of a newer format version.
+    """
+    entry = read_entry(path)
+    if entry.artifact != artifact:
+        stage = stage_of(artifact)
+        command = f"`{stage_command(stage, entry.stem)}`" if stage else "its stage"
+        raise DataError(
+            f"{path} is an entry of {entry.artifact}, not of {artifact}; delete it and run "
+            f"{command} again"
+        )
+    return entry
 
 
 def why_incomplete(layout: Layout, artifact: str, stem: str, key: str) -> str | None:
@@ -97,7 +120,7 @@ def why_incomplete(layout: Layout, artifact: str, stem: str, key: str) -> str | 
     if not path.exists():
         return "not made yet"
     try:
-        entry = read_entry(path)
+        entry = read_of(artifact, path)
     except NewerFormatError:
         raise
     except DataError:
@@ -124,7 +147,7 @@ def entry_paths(layout: Layout, artifact: str) -> list[Path]:
 
 def list_entries(layout: Layout, artifact: str) -> list[Entry]:
     """All entries of an artifact, sorted by stem."""
-    return [read_entry(path) for path in entry_paths(layout, artifact)]
+    return [read_of(artifact, path) for path in entry_paths(layout, artifact)]
 
 
 def artifact_digest(layout: Layout, artifact: str) -> str:
@@ -141,7 +164,7 @@ def write_manifest(layout: Layout, artifact: str) -> str:
     body = {
         "format_version": FORMAT_VERSION,
         "artifact": artifact,
-        "entries": [asdict(entry) for entry in list_entries(layout, artifact)],
+        "entries": [entry_json(entry) for entry in list_entries(layout, artifact)],
     }
     digest = sha256_json(body)
     data = pretty_json({**body, "sha256": digest}, sort=False)
@@ -161,12 +184,15 @@ def read_manifest(path: Path) -> list[Entry]:
         data = path.read_bytes()
         raw = dict(json.loads(data))
         body = {name: value for name, value in raw.items() if name != "sha256"}
-        is_right = raw["sha256"] == sha256_json(body) and data == pretty_json(raw, sort=False)
+        is_right = raw["sha256"] == sha256_json(body)
     except FileNotFoundError:
         raise DataError(f"{path} is missing; run `ferkd-pipeline record`") from None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise DataError(f"{path} is damaged; run `ferkd-pipeline record`") from None
-    if not is_right:
+    if is_right:
+        check_version(raw.get("format_version"), path)  # before the spelling, which may change
+    if not is_right or data != pretty_json(raw, sort=False):
         raise DataError(f"{path} does not match its own SHA-256; run `ferkd-pipeline record`")
-    check_version(raw.get("format_version"), path)
+    if not isinstance(raw.get("entries"), list):
+        raise DataError(f"{path} lists no entries; run `ferkd-pipeline record`")
     return [parse_entry(entry, path) for entry in raw["entries"]]

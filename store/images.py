@@ -1,39 +1,64 @@
-"""The images of a store: ids, paths, classes and sizes, one row a usable image."""
+"""The images of a store: ids, paths, classes and sizes, one row a usable image.
 
-from dataclasses import dataclass
+Shapes: N images.
+"""
+
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from store import entries, tables
-from store.digest import rows_digest
+from store.digest import FramedText, rows_digest
 from store.errors import DataError, ParamsError
 from store.layout import Layout
+from store.text import Text, TextColumn
 
 STEM = "images"
 
 
-@dataclass(frozen=True, slots=True)
 class ImageTable:
-    """Columns of ``images.parquet`` (N rows, sorted by path as UTF-8 bytes) and the class names."""
+    """Columns of ``images.parquet`` (N rows, sorted by path as UTF-8 bytes) and the class names.
 
-    paths: NDArray[np.object_]
-    """(N,) relative to the folder of images, posix."""
-    class_ids: NDArray[np.int32]
-    """(N,) ground truth."""
-    heights: NDArray[np.int32]
-    """(N,) pixels."""
-    widths: NDArray[np.int32]
-    """(N,) pixels."""
-    content_hashes: NDArray[np.object_]
-    """(N,) xxh3-128 of the file's bytes, in hex."""
-    class_names: tuple[str, ...]
-    """Name of class c at place c."""
+    Text stays in Arrow's buffers until somebody asks for strings: digests of 1.28 million paths
+    take 0.1 s from buffers and more than a second from strings.
+    """
+
+    def __init__(
+        self,
+        paths: Text,
+        class_ids: NDArray[np.int32],
+        heights: NDArray[np.int32],
+        widths: NDArray[np.int32],
+        content_hashes: Text | None,
+        class_names: tuple[str, ...],
+    ) -> None:
+        self._paths = TextColumn.of(paths)
+        self._content_hashes = None if content_hashes is None else TextColumn.of(content_hashes)
+        self.class_ids = class_ids
+        """(N,) ground truth."""
+        self.heights = heights
+        """(N,) pixels."""
+        self.widths = widths
+        """(N,) pixels."""
+        self.class_names = class_names
+        """Name of class c at place c."""
+
+    @cached_property
+    def paths(self) -> NDArray[np.object_]:
+        """(N,) relative to the folder of images, posix."""
+        return self._paths.strings()
+
+    @cached_property
+    def content_hashes(self) -> NDArray[np.object_]:
+        """(N,) xxh3-128 of the file's bytes, in hex; only where they were read."""
+        assert self._content_hashes is not None
+        return self._content_hashes.strings()
 
     def __len__(self) -> int:
         """Number of usable images."""
-        return len(self.paths)
+        return len(self.class_ids)
 
     @property
     def num_classes(self) -> int:
@@ -42,25 +67,32 @@ class ImageTable:
 
     def slice(self, start: int, stop: int) -> "ImageTable":
         """Rows ``start`` to ``stop`` (exclusive)."""
-        cut = slice(start, stop)
+        cut, hashes = slice(start, stop), self._content_hashes
         return ImageTable(
-            self.paths[cut],
+            self._paths.slice(start, stop),
             self.class_ids[cut],
             self.heights[cut],
             self.widths[cut],
-            self.content_hashes[cut],
+            None if hashes is None else hashes.slice(start, stop),
             self.class_names,
         )
+
+    def path_bytes(self, rows: NDArray[np.integer]) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
+        """Where the path of each of ``rows`` ends in the bytes of all of them, and these bytes."""
+        return self._paths.packed(rows)
 
     def digest(self, first_image_id: int, *columns: str) -> str:
         """Rows digest of the named columns and of the ids that these rows have."""
         image_ids = np.arange(first_image_id, first_image_id + len(self), dtype=np.int32)
-        named: dict[str, NDArray[Any]] = {name: getattr(self, name) for name in columns}
-        return rows_digest({"image_id": image_ids, **named})
+        named: dict[str, NDArray[Any] | FramedText] = {"image_id": image_ids}
+        for name in columns:
+            own = getattr(self, f"_{name}", None)
+            named[name] = own.framed() if isinstance(own, TextColumn) else getattr(self, name)
+        return rows_digest(named)
 
 
-def load(layout: Layout) -> ImageTable:
-    """Read the images of a store.
+def load(layout: Layout, *, with_hashes: bool = True) -> ImageTable:
+    """Read the images of a store; their content hashes, half of it all, only where asked for.
 
     Raises:
         DataError: the stage index has not run, or its files are damaged.
@@ -69,15 +101,15 @@ def load(layout: Layout) -> ImageTable:
         raise DataError(
             f"{layout.entry('images', STEM)} is missing; run `ferkd-pipeline stage index` first"
         )
-    names = ["path", "class_id", "height", "width", "content_hash"]
+    names = ["path", "class_id", "height", "width", *(["content_hash"] if with_hashes else [])]
     images = tables.read_table(layout.table("images", STEM), names)
     classes = tables.read_table(layout.table("images", "classes"), ["name"])
     return ImageTable(
-        tables.column(images, "path"),
+        images.column("path"),
         tables.column(images, "class_id"),
         tables.column(images, "height"),
         tables.column(images, "width"),
-        tables.column(images, "content_hash"),
+        images.column("content_hash") if with_hashes else None,
         tuple(tables.column(classes, "name")),
     )
 

@@ -26,7 +26,7 @@ _LEASE_WAIT_SECONDS = 0.05
 
 
 @dataclass(frozen=True, slots=True)
-class _Lease:
+class Lease:
     """Who holds a lock, and when it last said so (seconds since 1970)."""
 
     host: str
@@ -47,7 +47,7 @@ def hold(path: Path) -> Iterator[None]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.absolute() in _held:
-        raise _busy(path, _read_lease(path.with_suffix(".lease")))
+        raise _busy(path, read_lease(path.with_suffix(".lease")))
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:
         _acquire(descriptor, path)
@@ -73,32 +73,56 @@ def _acquire(descriptor: int, path: Path) -> None:
     except (BlockingIOError, PermissionError):
         raise _busy(path, _lease_of_holder(path)) from None
     # Only now: a lease read before the lock was had may be that of a writer who has just ended.
-    lease = _read_lease(path.with_suffix(".lease"))
+    lease = read_lease(path.with_suffix(".lease"))
     if lease and lease.host != socket.gethostname() and time.time() - lease.beat < STALE_SECONDS:
         raise _busy(path, lease)
 
 
-def _lease_of_holder(path: Path) -> _Lease | None:
+def _lease_of_holder(path: Path) -> Lease | None:
     """The lease of the process that has the lock; it writes it a moment after it got the lock."""
     for _ in range(_LEASE_TRIES):
-        lease = _read_lease(path.with_suffix(".lease"))
+        lease = read_lease(path.with_suffix(".lease"))
         if lease is not None:
             return lease
         time.sleep(_LEASE_WAIT_SECONDS)
     return None
 
 
-def _busy(path: Path, lease: _Lease | None) -> RetryError:
+def _busy(path: Path, lease: Lease | None) -> RetryError:
     holder = f"process {lease.pid} on {lease.host}" if lease else "another process"
     return RetryError(
         f"{path.stem} is being written by {holder}; wait for it to end, then run again"
     )
 
 
-def _read_lease(path: Path) -> _Lease | None:
+def is_held(path: Path) -> bool:
+    """Whether a process holds the lock at ``path``, as far as the file system can tell.
+
+    Not to be called while another thread of this process takes that lock: to close a file gives
+    back whatever locks the process has on it.
+    """
+    if path.absolute() in _held:
+        return True
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.lockf(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return True
+    except OSError:  # a file system without locks: leases alone decide there
+        return False
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def read_lease(path: Path) -> Lease | None:
+    """What a lease file says of a lock's holder; None where there is none, or it is damaged."""
     try:
         raw = json.loads(path.read_bytes())
-        return _Lease(str(raw["host"]), int(raw["pid"]), float(raw["beat"]))
+        return Lease(str(raw["host"]), int(raw["pid"]), float(raw["beat"]))
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

@@ -78,8 +78,8 @@ def combine(
 def combine_dense(
     label: NDArray[np.floating],
     target: NDArray[np.integer],
-    teacher_weight: F32,
-    target_weight: F32,
+    teacher_weight: NDArray[np.floating],
+    target_weight: NDArray[np.floating],
 ) -> F64:
     """Return the calibrated labels, (..., C) float64, of dense ones; shapes as in `combine`."""
     a, b, uniform = _shares(teacher_weight, target_weight, label.shape[-1])
@@ -90,7 +90,9 @@ def combine_dense(
     return combined
 
 
-def _shares(teacher_weight: F32, target_weight: F32, num_classes: int) -> tuple[F64, F64, F64]:
+def _shares(
+    teacher_weight: NDArray[np.floating], target_weight: NDArray[np.floating], num_classes: int
+) -> tuple[F64, F64, F64]:
     """Return a, b and what every class has of the rest, which float32 may put just below 0."""
     a = np.asarray(teacher_weight, dtype=np.float64)
     b = np.asarray(target_weight, dtype=np.float64)

@@ -2,15 +2,20 @@
 
 Precision ``float16``: every probability is the nearest float16.
 
-Precision ``compact``: a label's first probability, the largest, lies on a linear grid of 13 bits
-(n / 8192, 0 <= n <= 8192), its other ones on 256 levels, twelve an octave as the keys of a piano:
-0 and 2**-(1 + j / 12) for j = 0 .. 254, that is from 0.5 (no other probability is larger) to
-2.1e-7. Rounding one logarithmically errs by 2.9 % of it at most. The first one is linear because
-its error moves the tail: a logarithmic one costs 1.6e-3 of mean KL. Top-5 labels of 1000 classes
-whose maxima follow FerKD's Table 1 lose 6e-5 (tests/store/test_codecs.py keeps it below 1e-4).
+Precision ``compact`` has two grids of at most 256 values each, so that a Parquet dictionary's
+index is one byte, which zstd packs near its entropy.
 
-All values are exact float32: level j is a float32 of `_SEMITONES` times a power of two, so no
-library's power function can change a bit.
+- Cells, for what stands alone or comes first (max_prob, target_prob, prob_0). [0.02, 0.98] is cut
+  into cells of 0.005; from there to 0.001 and 0.999 they are 0.001 wide, then 0.0001, the last
+  ones at 5, 2 and 1 of 100,000. A value becomes the middle of its cell. A border belongs to the
+  cell above it and, met exactly, stays itself: a threshold on a border (0.05, 0.3, 0.95, 0.999)
+  takes the very crops that it would take of unrounded probabilities.
+- Levels, for a label's other probabilities: evenly spaced in the root of the probability. That is
+  the spacing that loses least for its size: rounding p by d costs about d**2 / (2 p) of
+  Kullback-Leibler divergence, which even steps of the root make the same everywhere.
+
+All values are exact float32 of products and quotients, so no library's power function can change
+a bit. What a label loses on these grids: `store.compact`.
 """
 
 from typing import Literal
@@ -20,75 +25,137 @@ from numpy.typing import ArrayLike, NDArray
 
 Precision = Literal["float16", "compact"]
 
-LINEAR_STEPS = 8192
-"""Steps of the linear grid of ``compact`` in [0, 1]."""
-
 F32 = NDArray[np.float32]
-
-# 2**(-j / 12) rounded to float32, j = 0 .. 11.
-_SEMITONES = (
-    1.0,
-    0.9438742995262146,
-    0.8908987045288086,
-    0.8408964276313782,
-    0.7937005162239075,
-    0.7491535544395447,
-    0.7071067690849304,
-    0.6674199104309082,
-    0.6299605369567871,
-    0.5946035385131836,
-    0.5612310171127319,
-    0.5297315716743469,
-)
-_NUM_LEVELS = 256
-_INDEX_SHIFT = 15  # leaves a float32's exponent and 8 bits: 0.4 %, one border at most
+F64 = NDArray[np.float64]
 
 
 def round_probability(x: ArrayLike, precision: Precision) -> F32:
     """Round what stands alone or comes first: max_prob, target_prob, prob_0, a threshold.
 
-    Any shape, values in [0, 1] or NaN (which stays). Returns float32 on the float16 grid or on the
-    13-bit linear grid, ties to even.
+    Any shape, values in [0, 1] or NaN (which stays). Returns float32 on the float16 grid or the
+    middles of cells; 1 lies in the last cell.
     """
     values = np.asarray(x, dtype=np.float64)
-    if precision == "float16":
-        return _float16(values)
-    return (np.rint(values * LINEAR_STEPS) / LINEAR_STEPS).astype(np.float32)
+    return float16(values) if precision == "float16" else _CELLS.round(values)
 
 
-def round_kept(x: ArrayLike, precision: Precision) -> F32:
-    """Round a label's other probabilities: prob_1, prob_2 .. and a kept target's.
+def round_maximum(x: ArrayLike, precision: Precision, num_classes: int) -> F32:
+    """Round largest probabilities of C classes, which are at least 1 / C and stay so.
 
-    Any shape, values in [0, 0.5] (larger ones become 0.5 in ``compact``), NaN stays in
-    ``float16`` only. Returns float32 on the float16 grid or the nearest of the 256 levels.
+    So no class that shares in what is missing to 1 comes to have more. As `round_probability`
+    else, and in the same cell.
     """
+    least = np.float32(1 / num_classes)
     if precision == "float16":
-        return _float16(np.asarray(x, dtype=np.float64))
-    values = np.asarray(x, dtype=np.float32)
-    # Clipped, because a NaN may have its sign bit set; what becomes of it is the caller's matter.
-    level = _LEVEL_BELOW.take(values.view(np.uint32) >> np.uint32(_INDEX_SHIFT), mode="clip")
-    return LEVELS.take(level + (values >= _BORDERS.take(level)))
+        nearest = np.float16(least)
+        least = np.float32(nearest if nearest >= least else np.nextafter(nearest, np.float16(1)))
+    elif float(least) < 1 / num_classes:
+        least = np.nextafter(least, np.float32(1))
+    return np.maximum(round_probability(x, precision), least)
 
 
-def _float16(values: NDArray[np.float64]) -> F32:
+def float16(values: F64) -> F32:
+    """Round to the nearest float16, as float32."""
     return values.astype(np.float16).astype(np.float32)
 
 
-def _levels() -> F32:
-    """Return the 256 levels of ``compact``, ascending: 0 and then 254 semitones up to 0.5."""
-    steps = np.arange(_NUM_LEVELS - 2, -1, -1)
-    mantissas = np.array(_SEMITONES, dtype=np.float32)[steps % 12]
-    return np.append(np.float32(0), np.ldexp(mantissas, -1 - steps // 12)).astype(np.float32)
+def _borders() -> F64:
+    """Return the 257 borders of the cells, ascending, from 0 to 1: decimals, rounded once."""
+    hundred_thousandths = [0, 1, 2, 5, *range(10, 100, 10), *range(100, 2000, 100)]
+    middle = range(2000, 98_001, 500)
+    mirrored = [100_000 - n for n in reversed(hundred_thousandths)]
+    return np.array([*hundred_thousandths, *middle, *mirrored]) / 100_000
 
 
-LEVELS: F32 = _levels()
-"""(256,) ascending: what `round_kept` gives in ``compact``."""
+class _Cells:
+    """Rounding to the middle of a cell; borders that are met exactly stay."""
 
-# (256,): from the border on, a value goes to the next level. Nothing goes above the last.
-_BORDERS = np.append((LEVELS[1:] + LEVELS[:-1]) / 2, np.inf).astype(np.float32)
-# Level of the lowest float32 of every index; then only the one border inside it is compared.
-_LEVEL_BELOW = np.searchsorted(
-    _BORDERS,
-    (np.arange(2**16, dtype=np.uint32) << np.uint32(_INDEX_SHIFT)).view(np.float32),
-    side="right",
-).clip(max=_NUM_LEVELS - 1)
+    _SLOTS = 1 << 12
+
+    def __init__(self, borders: F64) -> None:
+        self.borders = borders
+        self.middles = ((borders[1:] + borders[:-1]) / 2).astype(np.float32)
+        # Cell of the lower end of each slot; [0.02, 0.98] has no two borders in one.
+        starts = np.arange(self._SLOTS + 1) / self._SLOTS
+        self._cell_of_slot = self._search(starts)
+        self._is_coarse = np.diff(self._cell_of_slot, append=self._cell_of_slot[-1]) <= 1
+
+    def _search(self, values: F64) -> NDArray[np.intp]:
+        found = np.searchsorted(self.borders, values, side="right") - 1
+        return np.clip(found, 0, len(self.middles) - 1)
+
+    def round(self, values: F64) -> F32:
+        flat = values.reshape(-1)
+        slot = np.nan_to_num(flat * self._SLOTS).astype(np.intp)
+        cell = self._cell_of_slot.take(slot, mode="clip")
+        above = self.borders.take(cell + 1)
+        cell += (flat >= above) & (cell < len(self.middles) - 1)
+        fine = np.flatnonzero(~self._is_coarse.take(slot, mode="clip"))
+        cell[fine] = self._search(flat[fine])
+        rounded = self.middles.take(cell)
+        exact = np.flatnonzero(flat == self.borders.take(cell))
+        rounded[exact] = flat[exact]
+        rounded[np.isnan(flat)] = np.nan
+        return rounded.reshape(values.shape)
+
+
+_CELLS = _Cells(_borders())
+
+NUM_STEPS = 230
+"""Fine steps of the root of a probability, from 0 to the root of 1/2: no other one is larger."""
+_LOWEST = tuple(2.0**-power for power in (40, 32, 28, 24, 22, 20, 18))
+
+
+class Levels:
+    """Rounding of (N,) probabilities that are not first to levels even in their root."""
+
+    def __init__(self, num_steps: int, every: int = 1) -> None:
+        """Prepare the levels n**2 / (2 num_steps**2); of them one in ``every``.
+
+        Below them lie 0 and some powers of 2, so that no class that a label holds possible
+        becomes impossible: only 0 is rounded to 0.
+        """
+        steps = np.arange(1, num_steps + 1, dtype=np.float64)
+        squares = steps * steps / (2 * num_steps * num_steps)
+        chosen = (steps % every == num_steps % every) | (steps <= 2)
+        squares = squares[chosen & (squares > _LOWEST[-1])]
+        self.values: F32 = np.array([0.0, *_LOWEST, *squares], dtype=np.float32)
+        """Ascending, from 0 to 0.5."""
+        borders = ((self.values[1:] + self.values[:-1]) / 2).astype(np.float32)
+        borders[0] = np.nextafter(np.float32(0), np.float32(1))
+        self._nearest = _Intervals(borders)
+        self._below = _Intervals(np.nextafter(self.values[1:], np.float32(1)))
+
+    def nearest(self, x: F64) -> F32:
+        """Return the nearest level, of two the upper one; for a NaN anything."""
+        return self.values.take(self._nearest.index(x.astype(np.float32)))
+
+    def at_least(self, x: F64) -> F32:
+        """Return the smallest level that is not less than ``x``, of at most 0.5."""
+        place = np.searchsorted(self.values.astype(np.float64), x)
+        return self.values.take(place, mode="clip")
+
+    def below(self, x: F64) -> F32:
+        """Return the largest level that is less than ``x``; 0 where there is none."""
+        return self.values.take(self._below.index(x.astype(np.float32)))
+
+
+class _Intervals:
+    """Which interval between ascending borders a float32 lies in, by a table of its first bits."""
+
+    _SHIFT = np.uint32(15)  # leaves the exponent and 8 bits, 0.4 %: one border at most
+
+    def __init__(self, borders: F32) -> None:
+        self._borders = np.append(borders, np.float32(np.inf))
+        lowest = (np.arange(2**16, dtype=np.uint32) << self._SHIFT).view(np.float32)
+        self._first = np.searchsorted(borders, lowest, side="right").clip(max=len(borders))
+
+    def index(self, x: F32) -> NDArray[np.intp]:
+        # Clipped: a NaN may have its sign bit set.
+        first = self._first.take(x.view(np.uint32) >> self._SHIFT, mode="clip")
+        found: NDArray[np.intp] = first + (x >= self._borders.take(first))
+        return found
+
+
+THIRD, HALF = Levels(NUM_STEPS, every=3), Levels(NUM_STEPS, every=2)
+FINE, FINEST = Levels(NUM_STEPS), Levels(2 * NUM_STEPS)

@@ -23,6 +23,7 @@ _PLACES_A_CHUNK = 16_384
 _SHUFFLE_ROUNDS = 16
 
 U64 = NDArray[np.uint64]
+I64 = NDArray[np.int64]
 
 
 class Purpose(IntEnum):
@@ -137,41 +138,67 @@ def draw_kept(
     Returns:
         (N, m) int64, indices into each image's list of kept crops.
     """
-    image_keys = _mix(_mix(_words(seed) + np.uint64(Purpose.TRAINING_DRAW)) ^ hashes)[:, None]
+    own = _mix(_mix(_words(seed) + np.uint64(Purpose.TRAINING_DRAW)) ^ hashes)
     drawn = np.empty((len(hashes), m), dtype=np.int64)
     step = max(1, _PLACES_A_CHUNK // max(1, m))
     for start in range(0, len(hashes), step):
         part = slice(start, start + step)
-        kept = np.asarray(num_kept[part], dtype=np.int64)[:, None]
-        place = np.asarray(position[part], dtype=np.int64)[:, None] + np.arange(m, dtype=np.int64)
-        cycle = place // kept
-        key = _mix(image_keys[part] ^ _mix(cycle.view(np.uint64)))
-        drawn[part] = _shuffled(place - cycle * kept, kept, key)
+        kept = np.asarray(num_kept[part], dtype=np.int64)
+        first = np.asarray(position[part], dtype=np.int64)
+        drawn[part] = _draw_places(own[part], kept, first, m).T
     return drawn
 
 
-def _shuffled(index: NDArray[np.int64], size: NDArray[np.int64], key: U64) -> NDArray[np.int64]:
-    """Return where a keyed permutation of range(size) sends `index`; all three broadcast.
+def _draw_places(own: U64, kept: I64, first: I64, m: int) -> I64:
+    """Return the kept crops at m places of B images, (m, B); all else (B,)."""
+    cycle = first // kept
+    place = first - cycle * kept + np.arange(m, dtype=np.int64)[:, None]
+    drawn = _shuffled(place, kept, _mix(own ^ _mix(cycle.view(np.uint64))))
+    # Images whose places lie in two permutations or more: few, so they are done again.
+    across = np.flatnonzero(place[-1:] >= kept)
+    if len(across):
+        beyond, kept = place[:, across] // kept[across], kept[across]
+        keys = _mix(own[across] ^ _mix((cycle[across] + beyond).view(np.uint64)))
+        drawn[:, across] = _shuffled(place[:, across] - beyond * kept, kept, keys)
+    return drawn
+
+
+def _shuffled(index: I64, size: I64, key: U64) -> I64:
+    """Return where a keyed permutation of range(size) sends `index`.
 
     The swap-or-not shuffle (Hoang, Morris, Rogaway, CRYPTO 2012): each round pairs x with
     K - x mod size and swaps the pair or not by one bit that both ends agree on. One place costs
     what it costs, so a batch that uses 4 of 200 crops need not make the other 196. Keys come from
     SplitMix64 and not from Philox: nothing here may cost a loop over images.
+
+    Args:
+        index: (m, B) in [0, size) where the result is used; others give anything.
+        size: (B,) at least 1.
+        key: (B,) or (m, B).
     """
     rounds = np.arange(_SHUFFLE_ROUNDS, dtype=np.uint64).reshape(-1, *(1,) * key.ndim)
-    keys = _mix(key + rounds)
+    factors = _mix(key + rounds)
     # The partner takes the low half, the bit a multiply-shift hash whose factor is the key.
-    pivots = ((keys & np.uint64(0xFFFFFFFF)) * size.view(np.uint64) >> np.uint64(32)).view(np.int64)
-    offsets = keys * np.uint64(0x9E3779B97F4A7C15)
-    factors = keys | np.uint64(1)
-    x = index
+    sizes = np.ascontiguousarray(np.broadcast_to(size.view(np.uint64), index.shape))
+    pivots = (factors & np.uint64(0xFFFFFFFF)) * size.view(np.uint64)
+    pivots >>= np.uint64(32)
+    offsets = factors * np.uint64(0x9E3779B97F4A7C15)
+    factors |= np.uint64(1)
+    x = index.astype(np.uint64)
+    partner, other = np.empty_like(x), np.empty_like(x)
+    signs = other.view(np.int64)
     for pivot, factor, offset in zip(pivots, factors, offsets, strict=True):
-        partner = pivot - x
-        partner += (partner >> 63) & size
-        agreed = np.maximum(x, partner).view(np.uint64)
-        swap = (agreed * factor + offset).view(np.int64) < 0
-        x = np.where(swap, partner, x)
-    return x
+        np.subtract(pivot, x, out=partner)
+        np.add(partner, sizes, out=other)
+        np.minimum(partner, other, out=partner)  # unsigned: what fell below 0 is the larger one
+        np.maximum(x, partner, out=other)
+        other *= factor
+        other += offset
+        signs >>= 63  # all bits where the pair swaps; a masked copy would mispredict every branch
+        partner ^= x
+        partner &= other
+        x ^= partner
+    return x.view(np.int64)
 
 
 def _words(value: int) -> U64:
@@ -181,9 +208,14 @@ def _words(value: int) -> U64:
 def _mix(x: U64) -> U64:
     """Return SplitMix64's next output for state `x`; arrays wrap silently at 2**64."""
     x = x + np.uint64(0x9E3779B97F4A7C15)
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
+    shifted = np.empty_like(x)
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        np.right_shift(x, np.uint64(shift), out=shifted)
+        x ^= shifted
+        x *= np.uint64(factor)
+    np.right_shift(x, np.uint64(31), out=shifted)
+    x ^= shifted
+    return x
 
 
 __all__ = [

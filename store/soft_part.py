@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
-from store import tables
+from store import recorded, tables
 from store.arrays import ArrayReader
 from store.codecs import LabelSpec, SparseLabels
 from store.entries import Entry
@@ -34,7 +35,11 @@ class Scalars:
 
 @dataclass(frozen=True, slots=True)
 class SoftPart:
-    """One part of the artifact ``soft``."""
+    """One part of the artifact ``soft``.
+
+    Files are compared with ``entry``, whatever entry lies there by now: what is made of the rows
+    records its digest. Reading raises RetryError where the part was published again meanwhile.
+    """
 
     layout: Layout
     entry: Entry
@@ -60,19 +65,29 @@ class SoftPart:
         return int(self.entry.attribute("num_crops"))
 
     def max_prob(self) -> NDArray[np.float32]:
-        """Only the maxima, (N,); see `Scalars`."""
-        if self.spec.kind == "full":
+        """Only the maxima, (N,); see `Scalars`.
+
+        Raises:
+            DataError: the kind has none (logits), or the part is damaged.
+        """
+        self._require_probabilities()
+        if self.spec.is_dense:
             reader = self._reader()
             return np.asarray(reader.read("max_prob", 0, reader.num_images)).reshape(-1)
         name = self._max_column
-        return tables.column(tables.read_table(self._path, [name]), name)
+        return tables.column(self._table([name]), name)
 
     def scalars(self) -> Scalars:
-        """Ids, targets and the two probabilities of every crop."""
-        if self.spec.kind == "full":
+        """Ids, targets and the two probabilities of every crop.
+
+        Raises:
+            DataError: the kind has none (logits), or the part is damaged.
+        """
+        self._require_probabilities()
+        if self.spec.is_dense:
             return self._dense_scalars()
         names = ["image_id", "target", self._max_column, "target_prob"]
-        table = tables.read_table(self._path, names)
+        table = self._table(names)
         return Scalars(*(tables.column(table, name) for name in names))
 
     def sparse(self) -> SparseLabels:
@@ -80,7 +95,7 @@ class SoftPart:
         spec = self.spec
         names = [f"{kind}_{k}" for kind in ("class", "prob") for k in range(spec.num_stored)]
         outside = ["outside_prob"] if spec.include_target else []
-        table = tables.read_table(self._path, [*names, *outside])
+        table = self._table([*names, *outside])
         found = [tables.column(table, name) for name in names]
         return SparseLabels(
             np.stack(found[: spec.num_stored], axis=1),
@@ -89,21 +104,33 @@ class SoftPart:
         )
 
     def dense_blocks(self) -> Iterator[tuple[int, int, NDArray[np.float16]]]:
-        """(first image, one past the last, stored probabilities (images, M, C)) of kind full."""
-        reader = self._reader()
+        """(first image, one past the last, stored values (images, M, C)) of a dense kind.
+
+        They are the array ``prob`` of kind full, and ``logit`` (image, crop, output) of logits.
+        """
+        reader, name = self._reader(), "logit" if self.spec.kind == "logits" else "prob"
         for start, stop in reader.blocks():
-            yield start, stop, reader.read("prob", start, stop)
+            yield start, stop, reader.read(name, start, stop)
+
+    def _require_probabilities(self) -> None:
+        if self.spec.kind == "logits":
+            raise DataError(
+                f"{self.layout.entry('soft', self.entry.stem)} holds labels of kind logits, which "
+                "are no probabilities: calibration is not defined for them; choose another "
+                "compress.kind, or train without a calibration"
+            )
 
     @property
     def _max_column(self) -> str:
         return "prob_0" if self.spec.max_is_prob_0 else "max_prob"
 
-    @property
-    def _path(self) -> Any:
-        return self.layout.table("soft", self.entry.stem)
+    def _table(self, columns: list[str]) -> pa.Table:
+        with recorded.planned(self.layout, self.entry):
+            return tables.read_table(self.layout.table("soft", self.entry.stem), columns)
 
     def _reader(self) -> ArrayReader:
-        return ArrayReader(self.layout.arrays("soft", self.entry.stem))
+        with recorded.planned(self.layout, self.entry):
+            return ArrayReader(self.layout.arrays("soft", self.entry.stem))
 
     def _dense_scalars(self) -> Scalars:
         reader = self._reader()

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from store import entries
 from store.errors import DataError
-from store.label_store import LabelStore
 from store.layout import Layout
+from store.notebook.label_store import LabelStore
 from store.overlay import Action
 
 NUM_BINS = 20
@@ -65,6 +65,8 @@ def max_prob_histogram(root: Path) -> NDArray[np.int64]:
     Raises:
         DataError: a label table cannot be read.
     """
+    if not entries.entry_paths(Layout.beside(root), "soft"):
+        return np.zeros(NUM_BINS, np.int64)
     return LabelStore(root).max_prob_counts(NUM_BINS)[1]
 
 

@@ -18,7 +18,8 @@ from stages.calibrate.fit import Fit, MaxProbCounts, needs_counts
 from stages.calibrate.fit import fit as fit_steps
 from stages.shared.contract import Json, Progress, Report, Source
 from store import fit_file, images, tables, upstream
-from store.codecs import decode_full, to_entries
+from store.codecs import to_entries
+from store.dense_codecs import decode_full
 from store.entries import Entry
 from store.errors import DataError
 from store.images import ImageTable

@@ -25,7 +25,7 @@ class Inputs:
     """What the students learn from and are measured on."""
 
     views: Mapping[str, CropView]
-    """A `store.view.TrainingView` by arm: ``store`` (which serves ``truth`` too) and one for each
+    """A `TrainingView` by arm: ``store`` (which serves ``truth`` too) and one for each
     calibration among the arms."""
     class_names: Sequence[str]
     """Name of class c at place c."""

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from store.codecs import LabelSpec, encode
-from store.precision import Precision, round_probability
+from store.precision import Precision, round_maximum, round_probability
 
 Columns = dict[str, NDArray[Any]]
 F64 = NDArray[np.float64]
@@ -64,14 +64,14 @@ class Predictions:
         return self.logsumexp[:, index : index + 1].astype(np.float64)
 
 
-def statistics(predictions: Predictions, precision: Precision) -> Columns:
+def statistics(predictions: Predictions, precision: Precision, num_classes: int) -> Columns:
     """The maximum and the target's probability at temperature 1, which calibration reads.
 
     They depend on nothing but the predictions and their grid: not on kind, K or temperature.
     """
     maximum = predictions.probabilities(1.0)[:, 0]
     return {
-        "max_prob": round_probability(maximum, precision),
+        "max_prob": round_maximum(maximum, precision, num_classes),
         "target_prob": round_probability(predictions.target_probability(1.0), precision),
     }
 
@@ -87,7 +87,7 @@ def sparse_columns(spec: LabelSpec, predictions: Predictions, target: NDArray[np
     )
     columns: Columns = {
         "target": target,
-        **statistics(predictions, spec.precision),
+        **statistics(predictions, spec.precision, spec.num_classes),
         **{f"class_{k}": labels.class_ids[:, k] for k in range(spec.num_stored)},
         **{f"prob_{k}": labels.probs[:, k] for k in range(spec.num_stored)},
     }

@@ -13,7 +13,7 @@ from stages.compress.inputs import Inputs, PredictionReader
 from stages.shared.contract import Progress, Report
 from store import shelf
 from store.arrays import ArraySpec, ArrayWriter
-from store.codecs import encode_full
+from store.dense_codecs import encode_full
 from store.digest import RowsDigest
 from store.parts import PartWriter
 
@@ -64,7 +64,7 @@ def _values(
 ) -> Columns:
     """Arrays of the images ``start`` to ``stop`` (exclusive)."""
     shape, first = (stop - start, inputs.num_crops), inputs.first_image_id
-    scalars = statistics(predictions, config.precision)
+    scalars = statistics(predictions, config.precision, inputs.images.num_classes)
     probs = encode_full(predictions.dense(config.temperature)).astype(np.float16)
     return {
         "image_id": np.arange(first + start, first + stop, dtype=np.int32),

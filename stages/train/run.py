@@ -24,7 +24,7 @@ class Inputs:
     """What the student learns from."""
 
     view: CropView
-    """A `store.view.TrainingView`, of the calibration that `Config.calibration` names."""
+    """A `store.view.reader.TrainingView`, of the calibration that `Config.calibration` names."""
     class_names: Sequence[str]
     """Name of class c at place c."""
     evaluation: Path | None = None

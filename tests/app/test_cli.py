@@ -33,11 +33,8 @@ def test_the_command_line_is_frozen() -> None:
         "store": [],
     }
     store = root.commands["store"]
-    assert isinstance(store, click.Group)
-    assert {name: options(command) for name, command in store.commands.items()} == {
-        "info": ["--json", "--params", "--root"],
-        "verify": ["--json", "--params", "--root"],
-    }
+    assert isinstance(store, click.Group)  # its commands: tests/app/test_store_commands.py
+    assert list(store.commands) == ["info", "verify", "stats", "diff", "export", "gc"]
 
 
 @pytest.mark.parametrize("words", [[], ["stage"], ["record"], ["init"], ["report"], ["store"]])

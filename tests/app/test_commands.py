@@ -12,9 +12,9 @@ from ferkd_pipeline.params import Params
 from ferkd_pipeline.recording import RecordOutcome
 from ferkd_pipeline.units import readable_bytes
 from stages.shared.contract import Progress
-from store import info as store_info
-from store import verify as store_verify
-from store.verify import Damage, VerifyResult
+from store.check import verify as store_verify
+from store.check.verify import Damage, VerifyResult
+from store.inspection import info as store_info
 
 Calls = list[tuple[Any, ...]]
 
@@ -166,17 +166,10 @@ def test_store_info(
     monkeypatch.setattr(store_info, "info", info)
     assert cli.main(["store", "info"]) == 0
     assert calls == [Path("labels")]
-    assert capsys.readouterr().out.splitlines() == [
-        "root: labels",
-        "images: 6,000",
-        "teacher:",
-        "  name: resnet18",
-        "  digest: abc",
-        "calibrations: ferkd",
-        "",
-        "artifact  parts     rows    size  recorded",
-        "soft          4  120,000  1.5 MB       yes",
-    ]
+    shown = capsys.readouterr().out
+    assert "teacher       resnet18, weights SHA-256 abc.." in shown
+    assert "calibrations  ferkd" in shown
+    assert "soft           4   120,000   1.5 MB         ?        yes" in shown
     assert cli.main(["store", "info", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["artifacts"]["soft"]["rows"] == 120000
 
@@ -204,8 +197,8 @@ def test_store_verify(
     (project / "other").mkdir()
     damages = [Damage("soft/part-00000.parquet", "other bytes", "run stage compress --shard 0")]
 
-    def verify(root: Path, progress: Progress) -> VerifyResult:
-        assert root == Path("other")
+    def verify(root: Path, progress: Progress, *, deep: bool) -> VerifyResult:
+        assert root == Path("other") and not deep
         return VerifyResult(12, 5000, damages if damaged else [])
 
     monkeypatch.setattr(store_verify, "verify", verify)

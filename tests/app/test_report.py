@@ -113,5 +113,5 @@ def test_a_damaged_file_is_named(world: Path, damage: str) -> None:
 
 def test_a_damaged_table_is_named(world: Path) -> None:
     (world / "labels/soft/part-00000.parquet").write_bytes(b"PAR1 no")
-    with pytest.raises(DataError, match=r"part-00000\.parquet is damaged"):
+    with pytest.raises(DataError, match=r"part-00000\.parquet has 7 bytes instead of"):
         report.gather(Path("metrics"), Path("labels"))

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from stages.shared.contract import NoProgress
-from store.verify import verify
+from store.check.verify import verify
 from tests.children import end_of, kill_after, start_child
 from tests.world import SHARDED, Project
 
@@ -59,12 +59,18 @@ def test_killed_again_and_again(own: Project, stage: str, changes: dict[str, Any
     begun = time.monotonic()
     assert end_of(start_child("stage", stage)) == 0
     whole = time.monotonic() - begun
-    codes = [0]
-    for _ in range(4):
-        if codes[-1] == 0:
-            shutil.rmtree(FOLDERS[stage])
+    shutil.rmtree(FOLDERS[stage])
+    num_killed, codes = 0, list[int]()
+    while num_killed < 3 and len(codes) < 30:
         codes.append(kill_after(start_child("stage", stage), moments.uniform(0.1, 0.9) * whole))
-    assert -signal.SIGKILL in codes
+        if codes[-1] == 0:  # too late: it was measured while the machine had more to do
+            assert own.tree() == expected
+            shutil.rmtree(FOLDERS[stage])
+            whole *= 0.8
+        else:
+            assert codes[-1] == -signal.SIGKILL
+            num_killed += 1
+    assert num_killed == 3, codes
     assert end_of(start_child("stage", stage)) == 0
     assert own.tree() == expected
 

@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 
 from stages.shared.contract import NoProgress
 from store import images, tables
-from store.codecs import decode_full, to_dense
+from store.check.verify import verify
+from store.codecs import to_dense
+from store.dense_codecs import decode_full
 from store.errors import DataError, ParamsError
 from store.layout import part_name
 from store.soft_part import SoftPart
-from store.verify import verify
 from tests.world import CLASSES, NUM_CROPS, NUM_IMAGES, Project, copy_project
 
 C = len(CLASSES)
@@ -104,8 +105,8 @@ def test_every_label_is_what_it_says(served: Project, fields: dict[str, Any]) ->
         served, fields["kind"], fields["k"], fields["temperature"], fields["include_target"]
     )[PART_1]
     labels = stored(served, 1)
-    # compact rounds other probabilities than the first by up to 2.9 %, of 0.5 at most
-    tolerance = 0.03 if fields["precision"] == "compact" and fields["kind"] != "full" else 2e-3
+    # compact rounds the first probability by up to 0.0025 and others by less than 0.015
+    tolerance = 0.015 if fields["precision"] == "compact" and fields["kind"] != "full" else 2e-3
     np.testing.assert_allclose(labels, wanted, atol=tolerance)
     np.testing.assert_allclose(labels.sum(axis=1), 1, atol=1e-12)
     assert labels.min() >= 0
@@ -118,7 +119,7 @@ def test_what_calibration_reads_depends_on_predictions_alone(
     served.run("compress", infer=INFER, compress={"kind": "hard", "precision": precision})
     first = scalars(served)
     p = np.exp(served.predictions()["logp"].astype(np.float64)).reshape(NUM_ROWS, C)
-    step = 1 / 8192 if precision == "compact" else 2**-11
+    step = 0.0025 if precision == "compact" else 2**-11
     np.testing.assert_allclose(first["max_prob"], p.max(axis=1), atol=step)
     at_target = p[np.arange(NUM_ROWS), first["targets"]]
     np.testing.assert_allclose(first["target_prob"], at_target, atol=step)
@@ -235,7 +236,7 @@ def change_attributes(project: Project, artifact: str, remove: str) -> None:
     for shard in range(3):
         path = project.layout.entry(artifact, part_name(shard))
         content = json.loads(path.read_bytes())
-        del content["attributes"][remove]
+        del content["attributes"][remove], content["sha256"]
         path.write_text(json.dumps(content))
 
 
@@ -268,6 +269,6 @@ def test_damaged_predictions_are_found(own: Project) -> None:
             data = bytearray(path.read_bytes())
             data[20] ^= 1
             path.write_bytes(data)
-    with pytest.raises(DataError, match=r"part-00001.zarr/logp is .*damaged"):
+    with pytest.raises(DataError, match=r"part-00001.zarr/logp/c/0/0/0 has other bytes"):
         own.run("compress", compress={"k": 1})
     assert tables.read_table(own.layout.table("soft", part_name(0))).num_rows == 8 * NUM_CROPS

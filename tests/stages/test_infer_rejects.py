@@ -14,9 +14,9 @@ from stages.infer.inputs import Inputs
 from stages.infer.run import open_inputs
 from stages.shared.contract import NoProgress
 from store import images
+from store.check.verify import verify
 from store.errors import DataError, ShardError
-from store.verify import verify
-from store.view_build import plan_view
+from store.view.build import plan_view
 from tests.world import NUM_IMAGES, Project, forget_predictions
 
 

@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,7 @@ def test_a_killed_command_goes_on_where_it_was(own: Project) -> None:
     command = [sys.executable, "-m", "ferkd_pipeline", "stage", "infer"]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     while process.poll() is None:
+        time.sleep(0.001)  # leaves the core to the command
         unfinished = [path.parent for path in Path(".ferkd/work/infer").glob("*/arrays.zarr")]
         num_blocks = sum(len(list(work.glob("journal/0*.json"))) for work in unfinished)
         if num_blocks >= 3 and own.layout.entry("predictions", "part-00000").exists():

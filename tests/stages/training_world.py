@@ -13,7 +13,7 @@ from store.batch import LabelBatch
 from store.codecs import LabelSpec
 from store.images import ImageTable
 from store.random import draw_kept, path_hashes
-from store.view import ViewMeta
+from store.view.reader import ViewMeta
 
 torch.set_num_threads(1)  # kernels this small lose more to waiting for a second core than they gain
 
@@ -65,7 +65,7 @@ def image_table(folder: Path) -> ImageTable:
 
 @dataclass(frozen=True)
 class FakeView:
-    """What a `store.view.TrainingView` answers, for M fixed crops an image; no files of its own."""
+    """What a `TrainingView` answers, for M fixed crops an image; no files of its own."""
 
     folder: Path
     images: ImageTable

@@ -3,16 +3,18 @@
 Shapes: N = 8 images in 2 shards, M = 4 crops, C = 5 classes, K stored classes.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
-from store import entries, fit_file, images, shelf, tables
+from store import entries, fit_file, images, recorded, shelf, tables
 from store.arrays import ArraySpec, ArrayWriter, class_dtype, reject_value
-from store.codecs import LabelSpec, encode, encode_full
+from store.codecs import LabelSpec, encode
+from store.dense_codecs import encode_full
 from store.digest import RowsDigest, sha256_json
 from store.entries import Entry
 from store.images import ImageTable
@@ -120,6 +122,29 @@ def publish_rows(
     return writer(layout, artifact, stem, stage, inputs).publish_table(
         rows, {"num_images": rows.num_rows // NUM_CROPS}, rows_per_image=NUM_CROPS
     )
+
+
+def republish_with(
+    small: SmallStore,
+    artifact: str,
+    stem: str,
+    *,
+    inputs: dict[str, Any] | None = None,
+    columns: dict[str, Any] | None = None,
+) -> Entry:
+    """Publish a part again as its writer would, with other inputs or columns, and record it."""
+    entry = entries.read_entry(small.layout.entry(artifact, stem))
+    table = tables.read_table(small.layout.table(artifact, stem))
+    lineage = {**entry.lineage, "inputs": {**entry.lineage["inputs"], **(inputs or {})}}
+    part = PartWriter(small.layout, artifact, stem, entry.stage, sha256_json(lineage), lineage)
+    rows = tables.make_table(
+        table.schema.remove_metadata(), {**tables.columns(table), **(columns or {})}
+    )
+    published = part.publish_table(
+        rows, entry.numbers, attributes=entry.attributes, rows_per_image=NUM_CROPS
+    )
+    entries.write_manifest(small.layout, artifact)
+    return published
 
 
 def _actions() -> NDArray[np.uint8]:
@@ -348,6 +373,24 @@ def _write_overlay(small: SmallStore, shard: int, labels: Entry) -> Entry:
     actions = {Action(int(k)).name.lower(): int(n) for k, n in zip(kinds, counts, strict=True)}
     return part.publish_table(
         rows, {"actions": actions, "restored_images": 0}, rows_per_image=NUM_CROPS
+    )
+
+
+def rewrite_table(layout: Layout, artifact: str, stem: str, table: pa.Table) -> None:
+    """Put other rows into a table whose entry goes on saying the rest of what it said."""
+    path = layout.table(artifact, stem)
+    metadata = tables.read_metadata(tables.read_table(path))
+    tables.write_table(path, table, metadata)
+    record_bytes(path)
+
+
+def record_bytes(path: Path) -> None:
+    """Let the entry of a changed file list the bytes that it has now."""
+    entry = recorded.entry_beside(path)
+    assert entry is not None
+    files = {**entry.files, **entries.file_records(path.parent, [path])}
+    entries.publish(
+        Layout.beside(path.parents[len(Path(entry.artifact).parts)]), replace(entry, files=files)
     )
 
 

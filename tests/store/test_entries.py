@@ -34,9 +34,11 @@ STEM = "part-00000"
 
 
 def rewrite(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change what an entry says, as a writer would: with its digest."""
     raw = json.loads(path.read_bytes())
+    del raw["sha256"]
     change(raw)
-    path.write_text(json.dumps(raw))
+    path.write_text(json.dumps({**raw, "sha256": sha256_json(raw)}))
 
 
 def entry_of(small: SmallStore, artifact: str = "crops") -> Entry:
@@ -147,8 +149,11 @@ def test_newer_manifest_is_refused(own: SmallStore) -> None:
         lambda raw: raw.pop("files"),
         lambda raw: raw.pop("format_version"),
         lambda raw: raw.update(format_version="1"),
-        lambda raw: raw.update(more=1),
+        lambda raw: raw.update(format_version=True),
+        lambda raw: raw.update(format_version=0),
         lambda raw: raw.update(rows="12"),
+        lambda raw: raw.update(rows=-1),
+        lambda raw: raw.update(rows=True),
         lambda raw: raw.update(key=None),
         lambda raw: raw.update(lineage=[]),
         lambda raw: raw.update(files=[]),
@@ -157,6 +162,9 @@ def test_newer_manifest_is_refused(own: SmallStore) -> None:
         lambda raw: raw.update(files={"a": {"num_bytes": "1", "sha256": ""}}),
         lambda raw: raw.update(files={"../../a": {"num_bytes": 1, "sha256": ""}}),
         lambda raw: raw.update(files={"/a": {"num_bytes": 1, "sha256": ""}}),
+        lambda raw: raw.update(files={"a\0b": {"num_bytes": 1, "sha256": ""}}),
+        lambda raw: raw.update(files={"a//b": {"num_bytes": 1, "sha256": ""}}),
+        lambda raw: raw.update(files={"a": {"num_bytes": -1, "sha256": ""}}),
         lambda raw: raw.update(stem="part-00001"),
     ],
 )
@@ -169,12 +177,59 @@ def test_what_is_no_entry_is_refused(
         entries.read_entry(path)
 
 
+def test_fields_of_a_later_version_are_kept_and_ignored(own: SmallStore) -> None:
+    path = own.layout.entry("crops", STEM)
+    before = entry_of(own)
+    rewrite(path, lambda raw: raw.update(colour={"of": "the sky"}))
+    entry = entry_of(own)
+    assert replace(entry, unknown={}) == before
+    assert entry.unknown == {"colour": {"of": "the sky"}}
+    entries.publish(own.layout, entry)
+    entries.write_manifest(own.layout, "crops")
+    assert json.loads(path.read_bytes())["colour"] == {"of": "the sky"}
+    assert entries.read_manifest(own.layout.manifest("crops"))[0] == entry_of(own) == entry
+
+
+def test_entry_that_was_changed_is_refused_without_its_manifest(own: SmallStore) -> None:
+    path = own.layout.entry("crops", STEM)
+    data = path.read_bytes()
+    for old, new in ((b'"num_crops": 4', b'"num_crops": 5'), (b'version": 1', b'version": 3')):
+        assert old in data
+        path.write_bytes(data.replace(old, new))
+        with pytest.raises(DataError, match=r"own SHA-256; delete it and run `.*sample --shard 0`"):
+            entry_of(own)
+    assert why(own, key="0") == "its entry is damaged"
+
+
+def test_entry_without_a_digest_is_read(own: SmallStore) -> None:
+    """As the first stores had it."""
+    path, before = own.layout.entry("crops", STEM), entry_of(own)
+    raw = json.loads(path.read_bytes())
+    del raw["sha256"]
+    path.write_text(json.dumps(raw))
+    assert entry_of(own) == before
+    path.write_text(json.dumps({**raw, "sha257": "0"}))  # a flipped bit in the name
+    with pytest.raises(DataError, match="own SHA-256"):
+        entry_of(own)
+
+
+def test_entry_of_another_artifact_is_refused(own: SmallStore) -> None:
+    path = own.layout.entry("soft", STEM)
+    path.write_bytes(own.layout.entry("crops", STEM).read_bytes())
+    told = r"of crops, not of soft; delete .*compress --shard 0`"
+    with pytest.raises(DataError, match=told):
+        entries.list_entries(own.layout, "soft")
+    with pytest.raises(DataError, match=told):
+        entries.find_entry(own.layout, "soft", STEM)
+    assert why(own, "soft", "0") == "its entry is damaged"
+
+
 @pytest.mark.parametrize("data", [b"", b"[]", b"null", b"{", b"\xff\xfe", b"12", b'"text"'])
 def test_what_is_no_json_is_refused(own: SmallStore, data: bytes) -> None:
     path, manifest = own.layout.entry("crops", STEM), own.layout.manifest("crops")
     path.write_bytes(data)
     manifest.write_bytes(data)
-    with pytest.raises(DataError, match="run its stage again"):
+    with pytest.raises(DataError, match="run `ferkd-pipeline stage sample --shard 0` again"):
         entries.read_entry(path)
     with pytest.raises(DataError, match="run `ferkd-pipeline record`"):
         entries.read_manifest(manifest)

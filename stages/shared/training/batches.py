@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from store.batch import LabelBatch
 from store.random import CropPlan, Purpose, draw_boxes, draw_flips
-from store.view import ViewMeta
+from store.view.reader import ViewMeta
 
 Labels = Literal["store", "truth"]
 
@@ -24,7 +24,7 @@ _CACHED_PASSES = 2  # a batch touches two passes at most unless it holds more im
 
 
 class CropView(Protocol):
-    """What training needs of `store.view.TrainingView`; rows index its usable images."""
+    """What training needs of `store.view.reader.TrainingView`; rows index its usable images."""
 
     @property
     def meta(self) -> ViewMeta:

@@ -1,0 +1,1 @@
+"""The store for notebooks: frames, joins, decoded labels and pictures."""
