@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from store import entries
-from store.atomic import remove, rename
+from store.atomic import remove, rename, sweep
 from store.digest import sha256_file
 from store.entries import Entry, FileRecord
 from store.errors import DataError
@@ -39,6 +39,8 @@ def take_back(layout: Layout, artifact: str, stem: str, stage: str, key: str) ->
     if entry.key != key or not _is_whole(entry, shelf, folder):
         return False
     entries.withdraw(layout, artifact, stem)
+    for final in (layout.entry(artifact, stem), layout.table(artifact, stem)):
+        sweep(final)  # what a run with other parameters left when it was killed
     _move(entry, shelf, folder)
     return True
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -49,6 +50,17 @@ def test_round_trip_changes_no_byte(own: SmallStore) -> None:
     after = {path.stat().st_ino for path in own.root.rglob("*") if path.is_file()}
     assert len(inodes - after) == 1  # all but the manifest were renamed, not copied
     assert not back(own, key)
+
+
+def test_taking_back_sweeps_what_a_killed_writer_left(own: SmallStore) -> None:
+    """Killed with other parameters, between writing an entry and giving it its name."""
+    key = key_of(own)
+    assert aside(own)
+    final = own.layout.entry(ARTIFACT, STEM)
+    left = final.with_name(f".{final.name}.new-{socket.gethostname()}-1.tmp")
+    left.write_bytes(b"{")
+    assert back(own, key)
+    assert not left.exists()
 
 
 def test_nothing_to_move(own: SmallStore) -> None:
