@@ -42,6 +42,8 @@ def take_back(layout: Layout, artifact: str, stem: str, stage: str, key: str) ->
     for final in (layout.entry(artifact, stem), layout.table(artifact, stem)):
         sweep(final)  # what a run with other parameters left when it was killed
     _move(entry, shelf, folder)
+    if not any(shelf.iterdir()):
+        shelf.rmdir()
     return True
 
 
