@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from ferkd_pipeline.report.gather import Results, arm_name
 from ferkd_pipeline.report.labels import Artifact
 from ferkd_pipeline.report.measured import Difference, Spread
-from ferkd_pipeline.units import readable_bytes
+from store.units import readable_bytes
 
 
 @dataclass(frozen=True, slots=True)

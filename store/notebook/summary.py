@@ -6,6 +6,7 @@ from typing import Any
 
 from store.errors import FerkdError
 from store.inspection.info import info
+from store.units import readable_bytes
 
 
 def lines(root: Path) -> list[str]:
@@ -62,16 +63,6 @@ def facts(found: dict[str, Any]) -> list[str]:
 def artifacts(found: dict[str, Any]) -> list[tuple[str, str, str]]:
     """Name, rows and size of every artifact."""
     return [
-        (name, f"{part['rows']:,}", _size(part["num_bytes"]))
+        (name, f"{part['rows']:,}", readable_bytes(part["num_bytes"]))
         for name, part in found["artifacts"].items()
     ]
-
-
-def _size(num_bytes: float) -> str:
-    if num_bytes < 1000:
-        return f"{num_bytes:,.0f} B"
-    for unit in ("kB", "MB", "GB"):
-        num_bytes /= 1000
-        if num_bytes < 1000:
-            return f"{num_bytes:.1f} {unit}"
-    return f"{num_bytes / 1000:,.1f} TB"

@@ -10,11 +10,11 @@ from ferkd_pipeline import cli, engine, recording
 from ferkd_pipeline.engine import ShardOutcome, ShardPlan, StageOutcome
 from ferkd_pipeline.params import Params
 from ferkd_pipeline.recording import RecordOutcome
-from ferkd_pipeline.units import readable_bytes
 from stages.shared.contract import Progress
 from store.check import verify as store_verify
 from store.check.verify import Damage, VerifyResult
 from store.inspection import info as store_info
+from store.units import readable_bytes
 
 Calls = list[tuple[Any, ...]]
 

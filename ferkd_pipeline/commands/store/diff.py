@@ -11,8 +11,8 @@ import click
 
 from ferkd_pipeline.commands.options import json_option, params_option, print_json
 from ferkd_pipeline.commands.store.shared import percent, root_of, show_lines, show_table
-from ferkd_pipeline.units import readable_bytes
 from store.errors import ParamsError
+from store.units import readable_bytes
 
 if TYPE_CHECKING:
     from store.inspection.difference import ArtifactDifference, Change, StoreDifference, StoreState

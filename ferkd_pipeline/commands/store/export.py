@@ -10,8 +10,8 @@ import click
 
 from ferkd_pipeline.commands.options import json_option, params_option, print_json
 from ferkd_pipeline.commands.store.shared import as_options, plural, root_of, root_option
-from ferkd_pipeline.units import readable_bytes
 from store.errors import ParamsError
+from store.units import readable_bytes
 
 if TYPE_CHECKING:
     from store.inspection.export import ExportPlan

@@ -15,8 +15,8 @@ from ferkd_pipeline.commands.store.shared import (
     show_lines,
     show_table,
 )
-from ferkd_pipeline.units import readable_bytes
 from store.errors import ParamsError
+from store.units import readable_bytes
 
 if TYPE_CHECKING:
     from store.inspection.collect import Found, Item

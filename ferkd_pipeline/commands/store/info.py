@@ -16,7 +16,7 @@ from ferkd_pipeline.commands.store.shared import (
     show_pairs,
     show_table,
 )
-from ferkd_pipeline.units import readable_bytes
+from store.units import readable_bytes
 
 _DIGEST_LETTERS = 12
 

@@ -20,7 +20,7 @@ from ferkd_pipeline.commands.store.shared import (
     show_lines,
     show_table,
 )
-from ferkd_pipeline.units import readable_bytes
+from store.units import readable_bytes
 
 if TYPE_CHECKING:
     from store.inspection.statistics_tables import ClassFigures, Statistics

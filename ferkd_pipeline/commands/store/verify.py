@@ -7,8 +7,8 @@ import click
 
 from ferkd_pipeline.commands.options import json_option, params_option, print_json
 from ferkd_pipeline.commands.store.shared import root_of, root_option
-from ferkd_pipeline.units import readable_bytes
 from store.errors import DataError
+from store.units import readable_bytes
 
 
 @click.command(short_help="Check every byte.")
