@@ -42,6 +42,9 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _tell(error: BaseException) -> None:
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        click.echo(error.format_message(), err=True)
+        return
     if isinstance(error, click.UsageError) and error.ctx is not None:
         click.echo(error.ctx.get_usage(), err=True)
     coloured = sys.stderr.isatty() and not os.environ.get("NO_COLOR")

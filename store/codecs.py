@@ -82,6 +82,13 @@ class LabelSpec:
                 f"temperature is {self.temperature}, allowed with kind logits: 1 (training has one)"
             )
 
+    def __str__(self) -> str:
+        """As messages say it: the kind and what it depends on."""
+        parts = [f"k = {self.k}"] if self.kind.startswith("marginal") else []
+        parts += [self.precision, f"temperature {self.temperature:g}"]
+        parts += ["with the target's"] if self.include_target else []
+        return f"{self.kind}, {', '.join(parts)}"
+
     @property
     def is_dense(self) -> bool:
         """Whether a row stores a value of every class."""

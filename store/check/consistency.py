@@ -1,5 +1,6 @@
 """Whether parts of a store fit together, all bytes being as recorded."""
 
+import json
 from collections.abc import Iterator
 
 import numpy as np
@@ -37,6 +38,7 @@ def check_entries(
 
     ``table`` holds the images, None where they cannot be read.
     """
+    yield from _check_parameters(layout, listed)
     yield from _check_lineage(layout, listed)
     if table is not None:
         yield from _check_images(layout, listed, table, num_shards)
@@ -82,6 +84,31 @@ def _recorded(entry: Entry, name: str) -> object:
     return inputs.get(name) if isinstance(inputs, dict) else None
 
 
+def _check_parameters(layout: Layout, listed: list[Entry]) -> Iterator[Damage]:
+    """Parts that were made with other parameters than most parts of their artifact."""
+    for artifact in dict.fromkeys(entry.artifact for entry in listed):
+        parts = [entry for entry in listed if entry.artifact == artifact]
+        said = [_parameters(entry) for entry in parts]
+        usual = max(said, key=lambda each: (said.count(each), each))
+        for entry, own in zip(parts, said, strict=True):
+            if own != usual:
+                other = sorted(name for name, _ in set(own) ^ set(usual))
+                names = ", ".join(dict.fromkeys(other))
+                kind = f"made with other parameters ({names}) than {artifact} elsewhere"
+                remedy = f"run `{remake_command(artifact)}`"
+                path = str(layout.entry(artifact, entry.stem))
+                yield Damage(path, kind, remedy, part_of(entry))
+
+
+def _parameters(entry: Entry) -> tuple[tuple[str, str], ...]:
+    """Parameters and revision of a part's stage, spelled; sorted by name."""
+    params = entry.lineage.get("params")
+    named = params if isinstance(params, dict) else {}
+    spelled = {name: json.dumps(value, sort_keys=True) for name, value in named.items()}
+    spelled["revision"] = json.dumps(entry.lineage.get("revision"))
+    return tuple(sorted(spelled.items()))
+
+
 def _check_lineage(layout: Layout, listed: list[Entry]) -> Iterator[Damage]:
     """Parts that were made from other parts than those that stand beside them."""
     digests = {(entry.artifact, entry.stem): entry.rows_digest for entry in listed}
@@ -94,7 +121,9 @@ def _check_lineage(layout: Layout, listed: list[Entry]) -> Iterator[Damage]:
 
 def _changed(layout: Layout, entry: Entry, kind: str) -> Damage:
     """A part whose inputs changed: its stage sees that by itself."""
-    remedy = f"run `{remake_command(entry.artifact, entry.stem)}`"
+    # A calibration is fitted to all labels: one shard of it alone would be refused.
+    stem = "" if _family(entry) == "calibrated" else entry.stem
+    remedy = f"run `{remake_command(entry.artifact, stem)}`"
     return Damage(str(layout.entry(entry.artifact, entry.stem)), kind, remedy, part_of(entry))
 
 

@@ -8,10 +8,11 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 
 from store import entries
+from store.entry import stage_of
 from store.errors import ParamsError
 from store.inspection.info import info
-from store.layout import Layout
-from store.notebook import named, whole
+from store.layout import Layout, part_name
+from store.notebook import arguments, named, part_rows, whole
 from store.notebook.lazy_arrays import LazyArrays
 from store.notebook.shard_tables import ShardTables
 
@@ -41,7 +42,8 @@ class Frames:
 
     @property
     def shards(self) -> list[int]:
-        """Numbers of the shards."""
+        """Numbers of the shards; raises DataError where there is no store."""
+        self._tables.require_store()
         return self._tables.shards
 
     @property
@@ -151,6 +153,7 @@ class Frames:
 
     def arrays(self, artifact: str, shard: int) -> LazyArrays:
         """The Zarr arrays of a shard of ``predictions``, or of ``soft`` of a dense kind."""
+        shard = arguments.shard(shard)
         reader = self._tables.arrays(artifact, shard)
         return LazyArrays(reader, self._tables.entry(artifact, shard).attributes)
 
@@ -194,12 +197,14 @@ class Frames:
     ) -> Any:
         """One shard, or all of them where their rows are not too many."""
         if shard is not None:
-            return _given(read(shard), arrow)
+            return _given(read(arguments.shard(shard)), arrow)
         self._refuse_too_much(artifact, method or artifact)
-        parts = [read(number) for number in self.shards]
-        if not parts:
+        shards = self.shards
+        if not shards:
             read(0)  # says what is missing
-        return _given(pa.concat_tables(parts).unify_dictionaries(), arrow)
+        parts = ((self.layout.folder(artifact) / part_name(n), read(n)) for n in shards)
+        stage = stage_of(artifact) or "calibrate"
+        return _given(part_rows.together(parts, f"ferkd-pipeline stage {stage}"), arrow)
 
     def _refuse_too_much(self, artifact: str, method: str) -> None:
         rows = sum(entry.rows for entry in entries.list_entries(self.layout, artifact))

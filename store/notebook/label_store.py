@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from store import entries
 from store.inspection.statistics_sums import lower_edge
-from store.notebook import decoding, summary
+from store.errors import ParamsError
+from store.notebook import arguments, decoding, summary
 from store.notebook.frames import Frames
 from store.soft_part import SoftPart
 
@@ -69,6 +70,7 @@ class LabelStore(Frames):
         """The ``num`` most probable classes of ``rows`` by name: name_0, prob_0, name_1, ..."""
         import pandas as pd
 
+        num = arguments.positive("num", num)
         table, index = self._given_rows(rows)
         probs = decoding.decode(self._tables, table, calibrated=calibrated)
         ids, values = decoding.rank(probs, num)
@@ -85,7 +87,7 @@ class LabelStore(Frames):
         crops: int | np.integer | Sequence[int] = 5,
         calibration: str | None = None,
         images: str | Path | None = None,
-        size: tuple[int, int] | None = None,
+        size: int | tuple[int, int] | None = None,
     ) -> "Figure":
         """Picture one image, chosen crops of it as a model sees them, and their labels.
 
@@ -94,21 +96,22 @@ class LabelStore(Frames):
             crops: how many, from the hardest to the easiest by maximum probability; or which.
             calibration: name of one, to show what it does to these labels.
             images: folder of the image files; see `LabelStore`.
-            size: height and width that crops are resized to; left out: the teacher's, where
-                predictions record it, else 224.
+            size: height and width that crops are resized to, or the side of a square; left out:
+                the teacher's, where predictions record it, else 224.
 
         Returns:
             A matplotlib figure. Notebooks show it; ``.savefig("image.png")`` writes it.
 
         Raises:
             DataError: the image is unknown, its file is missing or is not the labelled one.
-            ParamsError: a crop does not exist, or too many are asked for.
+            ParamsError: a crop does not exist, too many are asked for, or the size is none.
         """
         from store.notebook import picture_inputs, pictures
 
         self._require(calibration)
+        seen_size = None if size is None else arguments.size(size)
         picture = picture_inputs.gather(
-            self._tables, image, crops, calibration, images or self._images_folder, size
+            self._tables, image, crops, calibration, images or self._images_folder, seen_size
         )
         return pictures.draw(picture)
 
@@ -122,6 +125,7 @@ class LabelStore(Frames):
             DataError: there are no labels, or they have no maxima (kind logits).
         """
         decoding.label_spec(self._tables)
+        num_bins = arguments.positive("num_bins", num_bins)
         edges = np.arange(num_bins + 1) / num_bins
         counts = np.zeros(num_bins, np.int64)
         for entry in entries.list_entries(self.layout, "soft"):
@@ -141,8 +145,15 @@ class LabelStore(Frames):
 
     def _given_rows(self, rows: "pd.DataFrame | pa.Table | int") -> tuple[pa.Table, Any]:
         """Rows as Arrow and their index as pandas has it, or None."""
-        if isinstance(rows, int | np.integer):
-            return self.soft(int(rows), arrow=True), None
+        import pandas as pd
+
         if isinstance(rows, pa.Table):
             return rows, None
+        if not isinstance(rows, pd.DataFrame):
+            if not isinstance(rows, int | np.integer) or isinstance(rows, bool):
+                raise ParamsError(
+                    f"rows are a {type(rows).__name__}, allowed: a table of store.labels(), "
+                    "store.soft() or store.image() with all its columns, or the number of a shard"
+                )
+            return self.soft(int(rows), arrow=True), None
         return pa.Table.from_pandas(rows, preserve_index=False), rows.index

@@ -7,13 +7,22 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
+from numpy.lib.mixins import NDArrayOperatorsMixin
 from numpy.typing import NDArray
 
 from store.arrays import ArrayReader
+from store.notebook import array_places
 
 
-class LazyArray:
-    """One array; indexing by an image's place in the shard, or a slice of places, reads it."""
+class LazyArray(NDArrayOperatorsMixin):
+    """One array (N, ...), indexed as numpy's; images that an index leaves out are not read.
+
+    Comparisons, arithmetic and numpy's functions read all of it and give numpy arrays:
+
+    >>> predictions["logp"][predictions["image_id"] == 4600]    # (1, M, C)
+    """
+
+    __hash__ = None  # type: ignore[assignment]
 
     def __init__(self, reader: ArrayReader, name: str) -> None:
         """Read nothing yet."""
@@ -24,29 +33,58 @@ class LazyArray:
         """(N, ...)"""
         return self._reader.shape(self.name)
 
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the values."""
+        return self._reader.dtype(self.name)
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return len(self.shape)
+
     def __len__(self) -> int:
         return self.shape[0]
 
-    def __getitem__(self, places: int | slice) -> NDArray[Any]:
-        """One image (...) or a slice of images (n, ...), checksums verified.
+    def __getitem__(self, places: Any) -> Any:
+        """What numpy gives for the same index, checksums verified.
 
         Raises:
             DataError: a chunk is missing or damaged.
-            IndexError: there is no such image in this shard.
+            IndexError: there is no such place, or the index is a bool.
         """
-        if not isinstance(places, slice):
-            place = range(len(self))[places]
-            return np.asarray(self._reader.read(self.name, place, place + 1)[0])
-        start, stop, step = places.indices(len(self))
-        if step < 1:
-            raise IndexError(f"step is {step}, allowed: at least 1")
-        return self._reader.read(self.name, start, max(start, stop))[::step]
+        wanted, index = array_places.split(places, self.shape)
+        if isinstance(index[0], slice) and all(isinstance(part, int | slice) for part in index):
+            return self._read(wanted, index[1:])[index[0]]
+        return self._read(wanted, ())[index]
+
+    def __contains__(self, value: object) -> bool:
+        return bool(np.any(self[:] == value))
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        if copy is False:
+            raise ValueError(f"{self.name} is read from disk, which makes an array: copy=False")
         return np.asarray(self[:], dtype=dtype)
 
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
+        read = [each[:] if isinstance(each, LazyArray) else each for each in inputs]
+        return getattr(ufunc, method)(*read, **options)
+
     def __repr__(self) -> str:
-        return f"LazyArray({self.name}, shape={self.shape})"
+        return f"LazyArray({self.name}, shape={self.shape}, dtype={self.dtype})"
+
+    def _read(self, wanted: NDArray[np.intp], rest: tuple[int | slice, ...]) -> NDArray[Any]:
+        """Images ``wanted`` (n,), ascending, and of each what ``rest`` says: (n, ...)."""
+        own = (slice(None), *rest)
+        trailing = np.broadcast_to(np.False_, (1, *self.shape[1:]))[own].shape[1:]
+        found = np.empty((len(wanted), *trailing), self.dtype)
+        image_bytes = int(np.prod(self.shape[1:], dtype=np.int64)) * self.dtype.itemsize
+        for run in array_places.runs(wanted, image_bytes):
+            places = wanted[run]
+            first, stop = int(places[0]), int(places[-1]) + 1
+            read = self._reader.read(self.name, first, stop)[own]
+            found[run] = read if len(read) == len(places) else read[places - first]
+        return found
 
 
 class LazyArrays(Mapping[str, LazyArray]):

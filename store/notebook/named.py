@@ -63,6 +63,8 @@ def calibration(layout: Layout, name: str | None) -> str:
             f"{folder} holds {len(known)} calibrations: {', '.join(known)}; say which, such as "
             f"name={known[0]!r}"
         )
+    if not isinstance(name, str):
+        raise ParamsError(f"calibration is {name!r}, allowed: a name (see store.calibrations)")
     artifact = calibrated(name)
     if name not in known:
         raise DataError(
@@ -79,7 +81,7 @@ def artifact(layout: Layout, name: str) -> None:
         ParamsError: there is no such artifact.
         DataError: there is no such calibration.
     """
-    if name.startswith("calibrated/"):
+    if isinstance(name, str) and name.startswith("calibrated/"):
         calibration(layout, name.removeprefix("calibrated/"))
     elif name not in ARTIFACTS:
         known = [*ARTIFACTS, *(calibrated(each) for each in calibrations(layout))]

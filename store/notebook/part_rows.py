@@ -3,7 +3,7 @@
 Shapes: N images of the part, M crops an image.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,6 +54,35 @@ def row_groups(path: Path, start: int, stop: int) -> Groups:
         table = file.read_row_groups(list(range(first, last + 1)))
     before = int(ends[first - 1]) if first else 0
     return Groups(before, table.replace_schema_metadata(None))
+
+
+def together(parts: Iterable[tuple[Path, pa.Table]], command: str) -> pa.Table:
+    """The rows of all parts; ``command`` makes these again.
+
+    Raises:
+        DataError: they have other columns than the first, as after a change of `params.yaml`.
+    """
+    tables_read: list[pa.Table] = []
+    first: Path | None = None
+    for path, table in parts:
+        first = first or path
+        if tables_read and not table.schema.equals(tables_read[0].schema):
+            raise DataError(
+                f"{path} has other columns than {first} ({_difference(tables_read[0], table)}): "
+                f"they were made with other parameters; run `{command}`"
+            )
+        tables_read.append(table)
+    return pa.concat_tables(tables_read).unify_dictionaries()
+
+
+def _difference(one: pa.Table, other: pa.Table) -> str:
+    """The first column that only one of two tables has, or that is of another type."""
+    types = [{field.name: str(field.type) for field in table.schema} for table in (other, one)]
+    for name in dict.fromkeys([*types[0], *types[1]]):
+        here, there = (each.get(name, "missing") for each in types)
+        if here != there:
+            return f"{name} is {here}, not {there}"
+    return "in another order"
 
 
 def array_rows(

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from store import entries, tables
 from store.errors import DataError, ParamsError
 from store.layout import part_name
-from store.notebook import decoding
+from store.notebook import arguments, decoding
 from store.notebook.shard_tables import ShardTables
 
 if TYPE_CHECKING:
@@ -111,14 +111,15 @@ def choose(max_prob: NDArray[np.floating], num: int) -> NDArray[np.int64]:
 def _chosen(
     crops: int | np.integer | Sequence[int], num_crops: int, max_prob: NDArray[np.floating] | None
 ) -> NDArray[np.int64]:
-    num = int(crops) if isinstance(crops, int | np.integer) else len(crops)
+    crops = arguments.crops(crops)
+    num = crops if isinstance(crops, int) else len(crops)
     if not 1 <= num <= MAX_CROPS:
         raise ParamsError(f"{num} crops were asked for, allowed: 1 to {MAX_CROPS}")
-    if isinstance(crops, int | np.integer):
+    if isinstance(crops, int):
         return choose(np.zeros(num_crops) if max_prob is None else max_prob, num)
     chosen = np.asarray(crops, dtype=np.int64)
     if (chosen < 0).any() or (chosen >= num_crops).any():
-        raise ParamsError(f"crops are {list(crops)}, allowed: 0 to {num_crops - 1}")
+        raise ParamsError(f"crops are {crops}, allowed: 0 to {num_crops - 1}")
     return chosen
 
 

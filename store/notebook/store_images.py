@@ -13,7 +13,7 @@ from store.entries import Entry
 from store.errors import DataError
 from store.images import ImageTable
 from store.layout import Layout
-from store.notebook import named
+from store.notebook import arguments, named
 
 
 class StoreImages:
@@ -61,8 +61,10 @@ class StoreImages:
         """Id of an image given by id or path.
 
         Raises:
+            ParamsError: it is neither.
             DataError: there is none.
         """
+        image = arguments.image(image)
         if isinstance(image, str):
             place: int = pc.index(self.paths, image).as_py()
             if place < 0:
@@ -75,7 +77,7 @@ class StoreImages:
             raise DataError(
                 f"{self.listed} has no image {image}: ids are 0 to {len(self.paths) - 1:,}"
             )
-        return int(image)
+        return image
 
     def named(self, class_ids: pa.ChunkedArray) -> pa.Array:
         """Names of class ids; raises DataError where one has no name."""

@@ -130,12 +130,14 @@ def republish_with(
     stem: str,
     *,
     inputs: dict[str, Any] | None = None,
+    params: dict[str, Any] | None = None,
     columns: dict[str, Any] | None = None,
 ) -> Entry:
-    """Publish a part again as its writer would, with other inputs or columns, and record it."""
+    """Publish a part again as its writer would, of other inputs, and so on, and record it."""
     entry = entries.read_entry(small.layout.entry(artifact, stem))
     table = tables.read_table(small.layout.table(artifact, stem))
     lineage = {**entry.lineage, "inputs": {**entry.lineage["inputs"], **(inputs or {})}}
+    lineage["params"] = {**entry.lineage["params"], **(params or {})}
     part = PartWriter(small.layout, artifact, stem, entry.stage, sha256_json(lineage), lineage)
     rows = tables.make_table(
         table.schema.remove_metadata(), {**tables.columns(table), **(columns or {})}

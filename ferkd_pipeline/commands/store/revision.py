@@ -60,7 +60,7 @@ def _read(files: Any, repository: Path, root: Path, revision: str) -> StoreState
         if not names:
             raise DataError(
                 f"{root} was not recorded with DVC at {revision}: dvc.lock of that revision does "
-                "not list it"
+                "not list it; after `dvc repro`, `git add dvc.lock` and commit it"
             )
         return _parse(layout, names, f"{root} at {revision}")
 

@@ -8,7 +8,7 @@ from store import entries, tables
 from store.overlay import Action
 from store.schema import CALIBRATED, CROPS, INFER_REJECTS
 from store.tables import make_table
-from tests.store.check.found import STEM, kinds
+from tests.store.check.found import STEM, damages, kinds
 from tests.store.small_store import (
     NAME,
     REJECTED,
@@ -80,3 +80,13 @@ def test_list_of_rejects_must_agree(own: SmallStore) -> None:
     entries.write_manifest(own.layout, "predictions")
     kind = "its rejected rows are not those that _rejects-00001.parquet lists"
     assert kinds(own) == {(f"predictions/_{STEM}.json", kind)}
+
+
+def test_a_part_of_other_parameters_is_found(own: SmallStore) -> None:
+    """One shard made again after a parameter changed: every part is right, the whole is not."""
+    republish_with(own, "soft", STEM, params={"k": 99})
+    found = [damage for damage in damages(own.root) if "other parameters" in damage.kind]
+    assert {damage.kind for damage in found} == {
+        "made with other parameters (k) than soft elsewhere"
+    }
+    assert {damage.remedy for damage in found} == {"run `ferkd-pipeline stage compress`"}
