@@ -4,6 +4,7 @@ Shapes: N images of an array, n images that are needed.
 """
 
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -51,7 +52,7 @@ def runs(wanted: Places, image_bytes: int) -> Iterator[slice]:
     far = np.diff(wanted) > 1 + _GAP_BYTES // size
     other = np.diff(wanted // max(1, _RUN_BYTES // size)) > 0
     cuts = [0, *(np.flatnonzero(far | other) + 1).tolist(), len(wanted)]
-    for start, stop in zip(cuts, cuts[1:], strict=False):
+    for start, stop in pairwise(cuts):
         if stop > start:
             yield slice(start, stop)
 
@@ -74,7 +75,7 @@ def _item(given: Any) -> Any:
 
 
 def _expanded(items: tuple[Any, ...], ndim: int) -> tuple[Any, ...]:
-    """The same index, whose first part says which images: no mask, nor `...` that stands for axes."""
+    """The same index; its first part says which images: no mask, no `...` that stands for axes."""
     first, *rest = items or (slice(None),)
     if first is Ellipsis:
         used = sum(_axes(each) for each in rest)

@@ -81,6 +81,11 @@ def rank(probs: F64, num: int) -> tuple[I64, F64]:
 
 
 def _sparse(spec: LabelSpec, rows: pa.Table) -> SparseLabels:
+    if (other := f"class_{spec.num_stored}") in rows.column_names:
+        raise DataError(
+            f"these rows have {other}, but labels of this store keep {spec.num_stored} classes: "
+            "their shard was made with other parameters; run `ferkd-pipeline stage compress`"
+        )
     ids = [_numbers(rows, f"class_{k}") for k in range(spec.num_stored)]
     probs = [_numbers(rows, f"prob_{k}") for k in range(spec.num_stored)]
     return SparseLabels(

@@ -9,8 +9,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from store import entries
-from store.inspection.statistics_sums import lower_edge
 from store.errors import ParamsError
+from store.inspection.statistics_sums import lower_edge
 from store.notebook import arguments, decoding, summary
 from store.notebook.frames import Frames
 from store.soft_part import SoftPart

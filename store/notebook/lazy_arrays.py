@@ -58,6 +58,9 @@ class LazyArray(NDArrayOperatorsMixin):
             return self._read(wanted, index[1:])[index[0]]
         return self._read(wanted, ())[index]
 
+    def __iter__(self) -> Iterator[Any]:
+        return (self[place] for place in range(len(self)))
+
     def __contains__(self, value: object) -> bool:
         return bool(np.any(self[:] == value))
 

@@ -31,6 +31,8 @@ def dataset(store: ShardTables, artifact: str) -> ds.Dataset:
     if artifact.startswith("calibrated/") or artifact in _OF_SHARDS:
         for shard in store.shards:  # one that is not made, or being written
             store.entry(artifact, shard)
+    if artifact == "soft":
+        _require_one_label(store)
     parts = [
         (entry, folder / f"{entry.stem}.parquet")
         for entry in entries.list_entries(layout, artifact)
@@ -59,6 +61,7 @@ def stream(
     store.entry("crops", (store.shards or [0])[0])  # says what is missing where none is made
     for shard in store.shards:
         store.require_fit(shard, calibration)
+    _require_one_label(store)
     artifacts = joined_artifacts(calibration)
     empty = {name: _open(store, name, store.shards[0], None).take(0) for name in artifacts}
     schema = store.join(empty, store.shards[0]).schema
@@ -83,6 +86,19 @@ def stream(
         for batch in block.select(names).to_batches()
     )
     return pa.RecordBatchReader.from_batches(pa.schema([schema.field(n) for n in names]), batches)
+
+
+def _require_one_label(store: ShardTables) -> None:
+    """Refuse labels of several kinds: what only some have would be left out without a word."""
+    kinds = [(n, store.entry("soft", n).attributes.get("label")) for n in store.shards]
+    for shard, label in kinds:
+        if label != kinds[0][1]:
+            folder = store.layout.folder("soft")
+            raise DataError(
+                f"{folder / part_name(shard)} has other labels than "
+                f"{folder / part_name(kinds[0][0])}: they were made with other parameters; run "
+                "`ferkd-pipeline stage compress`"
+            )
 
 
 class _Rows(Protocol):
