@@ -26,7 +26,7 @@ from store.entries import Entry
 from store.images import ImageTable
 from store.layout import FORMAT_VERSION, Layout, part_name
 from store.parts import PartWriter
-from store.schema import CLASSES, CROPS, IMAGES, REJECTS
+from store.schema import CROPS, REJECTS
 
 BLOCK_IMAGES = 256
 """`infer.block_images` of params.yaml, by default: what compress works on at a time."""
@@ -44,21 +44,11 @@ def writer(
 def write_images(layout: Layout, table: ImageTable) -> None:
     """Publish the table of images and an empty list of rejects, as stage index does."""
     num_images, num_classes = len(table), table.num_classes
-    rows: dict[str, Any] = {
-        "image_id": np.arange(num_images, dtype=np.int32),
-        "path": list(table.paths),
-        "class_id": table.class_ids,
-        "height": table.heights,
-        "width": table.widths,
-        "num_bytes": np.full(num_images, 110_000, np.int64),
-        "content_hash": list(table.content_hashes),
-    }
-    ids = np.arange(num_classes, dtype=np.int32)
-    classes = tables.make_table(CLASSES, {"class_id": ids, "name": list(table.class_names)})
+    rows, classes = images.image_tables(table, np.full(num_images, 110_000, np.int64))
     numbers = {"num_images": num_images, "num_classes": num_classes, "num_rejects": 0}
     made_of = {"files": table.digest(0, "paths", "content_hashes")}
     indexed = writer(layout, "images", images.STEM, "index", 1, {}, made_of).publish_table(
-        tables.make_table(IMAGES, rows), numbers, beside={"classes": classes}
+        rows, numbers, beside={"classes": classes}
     )
     entries.write_manifest(layout, "images")
     rejects = writer(layout, "rejects", "index", "index", 1, {}, {"images": indexed.rows_digest})

@@ -7,12 +7,14 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from store import entries, tables
 from store.digest import FramedText, rows_digest
 from store.errors import DataError, ParamsError
 from store.layout import Layout
+from store.schema import CLASSES, IMAGES
 from store.text import Text, TextColumn
 
 STEM = "images"
@@ -112,6 +114,22 @@ def load(layout: Layout, *, with_hashes: bool = True) -> ImageTable:
         images.column("content_hash") if with_hashes else None,
         tuple(tables.column(classes, "name")),
     )
+
+
+def image_tables(table: ImageTable, num_bytes: NDArray[np.int64]) -> tuple[pa.Table, pa.Table]:
+    """The tables ``images`` and ``classes``; ``num_bytes`` (N,) are the sizes of the files."""
+    rows: dict[str, Any] = {
+        "image_id": np.arange(len(table), dtype=np.int32),
+        "path": list(table.paths),
+        "class_id": table.class_ids,
+        "height": table.heights,
+        "width": table.widths,
+        "num_bytes": num_bytes,
+        "content_hash": list(table.content_hashes),
+    }
+    ids = np.arange(table.num_classes, dtype=np.int32)
+    classes: dict[str, Any] = {"class_id": ids, "name": list(table.class_names)}
+    return tables.make_table(IMAGES, rows), tables.make_table(CLASSES, classes)
 
 
 def shard_bounds(num_images: int, num_shards: int, shard: int) -> tuple[int, int]:

@@ -12,9 +12,10 @@ from stages.shared.contract import Json, Progress, Report
 from store import entries, images, lock, tables
 from store.digest import rows_digest, sha256_json
 from store.entries import Entry
+from store.images import ImageTable
 from store.layout import FORMAT_VERSION, Layout
 from store.parts import PartWriter
-from store.schema import CLASSES, IMAGES, REJECTS
+from store.schema import REJECTS
 
 REVISION = 1
 """Raised when the same images would give other rows."""
@@ -60,20 +61,15 @@ def _writer(
 
 
 def _publish_images(output: Layout, config: Config, scan: Scan, numbers: dict[str, Json]) -> Entry:
-    table = tables.make_table(
-        IMAGES,
-        {
-            "image_id": np.arange(len(scan.paths), dtype=np.int32),
-            "path": list(scan.paths),
-            "class_id": scan.class_ids,
-            "height": scan.heights,
-            "width": scan.widths,
-            "num_bytes": scan.num_bytes,
-            "content_hash": list(scan.content_hashes),
-        },
+    listed = ImageTable(
+        np.array(scan.paths, dtype=object),
+        scan.class_ids,
+        scan.heights,
+        scan.widths,
+        np.array(scan.content_hashes, dtype=object),
+        tuple(scan.classes),
     )
-    ids = np.arange(len(scan.classes), dtype=np.int32)
-    classes = tables.make_table(CLASSES, {"class_id": ids, "name": list(scan.classes)})
+    table, classes = images.image_tables(listed, scan.num_bytes)
     files = {"path": np.array(scan.paths), "content_hash": np.array(scan.content_hashes)}
     writer = _writer(output, "images", images.STEM, config, {"files": rows_digest(files)})
     entry = writer.publish_table(table, numbers, beside={"classes": classes})

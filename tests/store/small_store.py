@@ -23,7 +23,7 @@ from store.overlay import Action
 from store.parts import PartWriter
 from store.precision import round_probability
 from store.random import CropPlan, draw_boxes, draw_flips, path_hashes
-from store.schema import CALIBRATED, CLASSES, CROPS, IMAGES, INFER_REJECTS, REJECTS, soft
+from store.schema import CALIBRATED, CROPS, INFER_REJECTS, REJECTS, soft
 
 NUM_IMAGES, NUM_SHARDS, NUM_CROPS, NUM_CLASSES, BLOCK = 8, 2, 4, 5, 3
 REJECTED = 5
@@ -170,21 +170,11 @@ def _key_columns(shard: int) -> dict[str, Any]:
 
 def _write_images(small: SmallStore) -> None:
     table = small.table
-    rows: dict[str, Any] = {
-        "image_id": np.arange(len(table), dtype=np.int32),
-        "path": list(table.paths),
-        "class_id": table.class_ids,
-        "height": table.heights,
-        "width": table.widths,
-        "num_bytes": np.full(len(table), 1000, np.int64),
-        "content_hash": list(table.content_hashes),
-    }
-    class_ids = np.arange(NUM_CLASSES, dtype=np.int32)
-    classes: dict[str, Any] = {"class_id": class_ids, "name": list(table.class_names)}
+    rows, classes = images.image_tables(table, np.full(len(table), 1000, np.int64))
     writer(small.layout, "images", images.STEM, "index", {}).publish_table(
-        tables.make_table(IMAGES, rows),
+        rows,
         {"num_images": len(table), "num_classes": NUM_CLASSES},
-        beside={"classes": tables.make_table(CLASSES, classes)},
+        beside={"classes": classes},
     )
     rejects = {"path": ["klasse 0/leer.jpg"], "reason": ["it is empty"]}
     writer(small.layout, "rejects", "index", "index", {}).publish_table(

@@ -20,7 +20,7 @@ from store.entries import Entry
 from store.images import ImageTable
 from store.layout import Layout, part_name
 from store.parts import PartWriter
-from store.schema import CALIBRATED, CLASSES, CROPS, IMAGES, soft
+from store.schema import CALIBRATED, CROPS, soft
 from store.view.build import plan_view
 from store.view.reader import TrainingView
 
@@ -131,23 +131,8 @@ def _part(layout: Layout, artifact: str, stem: str, **inputs: str) -> PartWriter
 
 
 def _write_images(layout: Layout, table: ImageTable) -> None:
-    num_classes = table.num_classes
-    rows: dict[str, Any] = {
-        "image_id": np.arange(len(table), dtype=np.int32),
-        "path": list(table.paths),
-        "class_id": table.class_ids,
-        "height": table.heights,
-        "width": table.widths,
-        "num_bytes": np.full(len(table), 9, np.int64),
-        "content_hash": list(table.content_hashes),
-    }
-    classes: dict[str, Any] = {
-        "class_id": np.arange(num_classes, dtype=np.int32),
-        "name": list(table.class_names),
-    }
-    _part(layout, "images", images.STEM).publish_table(
-        tables.make_table(IMAGES, rows), {}, beside={"classes": tables.make_table(CLASSES, classes)}
-    )
+    rows, classes = images.image_tables(table, np.full(len(table), 9, np.int64))
+    _part(layout, "images", images.STEM).publish_table(rows, {}, beside={"classes": classes})
 
 
 def _write_shard(layout: Layout, table: ImageTable, content: Content, shard: int) -> None:
