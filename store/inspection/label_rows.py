@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from store import scan, tables
 from store.arrays import ArrayReader
 from store.codecs import LabelSpec, SparseLabels, to_dense, to_entries
-from store.dense_codecs import decode_full
+from store.dense_codecs import decode_full, decode_logits
 from store.errors import DataError
 from store.soft_part import Scalars, SoftPart
 
@@ -62,7 +62,7 @@ class LabelRows:
         assert self.values is not None
         if self.spec.kind == "full":
             return decode_full(self.values)
-        return self.values.astype(np.float64)
+        return decode_logits(self.values)
 
     def entropy(self) -> F64:
         """(N,) of the stored label, in nats; NaN where rejected. Not for kind `logits`."""

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from store.batch import FetchedCrops, LabelBatch
-from store.dense_codecs import decode_full
+from store.dense_codecs import decode_full, decode_logits
 from store.errors import DataError
 from store.overlay import combine_dense
 from store.random import draw_kept
@@ -220,7 +220,7 @@ class TrainingView:
             cut = slice(start, start + _DENSE_ROWS)
             stored = self._dense.take(places[cut], axis=0)
             if self.meta.label.kind == "logits":
-                labels[cut] = stored
+                labels[cut] = decode_logits(stored)
             elif self.meta.calibration is None:
                 labels[cut] = decode_full(stored)
             else:
