@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from stages.compress.core import Predictions
 from store.array_spec import class_dtype
+from store.batch import FetchedCrops
 from store.digest import rows_digest
 from store.images import ImageTable
 
@@ -62,31 +63,17 @@ class Labels:
         return Labels(self.table, self.boxes, self.flips, *kept)
 
 
-@dataclass(frozen=True, slots=True)
-class Fetched:
-    """What a format returns for chosen crops, or for all crops of some images."""
-
-    boxes: NDArray[np.int32]
-    """(B, m, 4)"""
-    flips: NDArray[np.bool_]
-    """(B, m)"""
-    class_ids: NDArray[np.integer]
-    """(B, m, K)"""
-    probs: NDArray[np.float32]
-    """(B, m, K)"""
-
-
 class Scanner(Protocol):
     """Labels of one format, opened, read from the first to the last."""
 
-    def scan(self) -> Iterator[Fetched]:
+    def scan(self) -> Iterator[FetchedCrops]:
         """All labels in order, some images at a time."""
 
 
 class Reader(Scanner, Protocol):
     """Labels of one format, opened, read in any order."""
 
-    def fetch(self, image_ids: NDArray[np.int64], crops: NDArray[np.int64]) -> Fetched:
+    def fetch(self, image_ids: NDArray[np.int64], crops: NDArray[np.int64]) -> FetchedCrops:
         """The labels of ``crops`` (B, m) of images ``image_ids`` (B,)."""
 
 

@@ -9,8 +9,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from benchmarks.arrays import Fetched, Labels
+from benchmarks.arrays import Labels
 from benchmarks.peers.records import pack
+from store.batch import FetchedCrops
 
 _SCAN_IMAGES = 100
 
@@ -41,25 +42,25 @@ class _Mapped:
     num_crops: int
     k: int
 
-    def fetch(self, image_ids: NDArray[np.int64], crops: NDArray[np.int64]) -> Fetched:
+    def fetch(self, image_ids: NDArray[np.int64], crops: NDArray[np.int64]) -> FetchedCrops:
         """The labels of ``crops`` (B, m) of images ``image_ids`` (B,)."""
         taken = self.table.take(pa.array(image_ids))
         return self._arrays(taken, np.arange(len(image_ids))[:, None], crops)
 
-    def scan(self) -> Iterator[Fetched]:
+    def scan(self) -> Iterator[FetchedCrops]:
         """All crops, 100 images at a time."""
         for start in range(0, self.table.num_rows, _SCAN_IMAGES):
             part = self.table.slice(start, _SCAN_IMAGES)
             images = np.arange(part.num_rows)[:, None]
             yield self._arrays(part, images, np.arange(self.num_crops)[None, :])
 
-    def _arrays(self, table: Any, images: NDArray[Any], crops: NDArray[Any]) -> Fetched:
+    def _arrays(self, table: Any, images: NDArray[Any], crops: NDArray[Any]) -> FetchedCrops:
         box, flip, class_id, prob = (
             table.column(name).combine_chunks().flatten().to_numpy()
             for name in ("box", "flip", "class_id", "prob")
         )
         shape = (table.num_rows, self.num_crops)
-        return Fetched(
+        return FetchedCrops(
             box.reshape(*shape, 4)[images, crops].astype(np.int32),
             flip.reshape(shape)[images, crops].astype(np.bool_),
             class_id.reshape(*shape, self.k)[images, crops].astype(np.int32),

@@ -9,8 +9,9 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.arrays import Fetched, Labels
+from benchmarks.arrays import Labels
 from benchmarks.peers.records import pack, record_dtype, unpack
+from store.batch import FetchedCrops
 
 _SCAN_IMAGES = 100
 
@@ -33,14 +34,14 @@ class _File:
     labels: Any
     dtype: np.dtype[Any]
 
-    def fetch(self, image_ids: NDArray[np.int64], crops: NDArray[np.int64]) -> Fetched:
+    def fetch(self, image_ids: NDArray[np.int64], crops: NDArray[np.int64]) -> FetchedCrops:
         """The labels of ``crops`` (B, m) of images ``image_ids`` (B,)."""
         records = np.empty(crops.shape, self.dtype)
         for place, image_id in enumerate(image_ids.tolist()):
             records[place] = self.labels[image_id][crops[place]]
         return unpack(records)
 
-    def scan(self) -> Iterator[Fetched]:
+    def scan(self) -> Iterator[FetchedCrops]:
         """All crops, 100 images at a time."""
         for start in range(0, len(self.labels), _SCAN_IMAGES):
             yield unpack(self.labels[start : start + _SCAN_IMAGES])

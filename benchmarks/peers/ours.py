@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.arrays import Fetched
 from store import entries, tables
+from store.batch import FetchedCrops
 from store.entries import Entry
 from store.layout import Layout
 from store.soft_part import SoftPart
@@ -29,12 +29,12 @@ class ViewReader:
 
     view: TrainingView
 
-    def fetch(self, image_ids: NDArray[np.int64], crops: NDArray[np.int64]) -> Fetched:
+    def fetch(self, image_ids: NDArray[np.int64], crops: NDArray[np.int64]) -> FetchedCrops:
         """The labels of ``crops`` (B, m) of images ``image_ids`` (B,), which are rows here."""
         found = self.view.fetch(image_ids, crops)
-        return Fetched(found.boxes, found.flips, found.class_ids, found.probs)
+        return FetchedCrops(found.boxes, found.flips, found.class_ids, found.probs)
 
-    def scan(self) -> Iterator[Fetched]:
+    def scan(self) -> Iterator[FetchedCrops]:
         """All crops, 100 images at a time."""
         every = np.arange(self.view.num_crops)
         for start in range(0, self.view.num_images, _SCAN_IMAGES):
@@ -48,19 +48,19 @@ class StoreScanner:
 
     layout: Layout
 
-    def scan(self) -> Iterator[Fetched]:
+    def scan(self) -> Iterator[FetchedCrops]:
         """All crops, a shard at a time."""
         for entry in entries.list_entries(self.layout, "soft"):
             yield read_part(self.layout, entry)
 
 
-def read_part(layout: Layout, soft: Entry) -> Fetched:
+def read_part(layout: Layout, soft: Entry) -> FetchedCrops:
     """All boxes, flips, classes and probabilities of one shard, (images, M, ...), decoded."""
     names = ("top", "left", "height", "width")
     crops = tables.read_table(layout.table("crops", soft.stem), [*names, "flip"])
     part = SoftPart(layout, soft)
     stored, shape = part.sparse(), (-1, part.num_crops)
-    return Fetched(
+    return FetchedCrops(
         np.stack([tables.column(crops, name) for name in names], axis=1).reshape(*shape, 4),
         tables.column(crops, "flip").reshape(shape),
         stored.class_ids.reshape(*shape, part.spec.num_stored),

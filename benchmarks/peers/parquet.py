@@ -14,7 +14,8 @@ import pandas as pd
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from benchmarks.arrays import Fetched, Labels
+from benchmarks.arrays import Labels
+from store.batch import FetchedCrops
 
 _BOX = ("top", "left", "height", "width")
 _IMAGES_A_GROUP = 32
@@ -64,17 +65,17 @@ class _File:
     num_crops: int
     k: int
 
-    def fetch(self, image_ids: NDArray[np.int64], crops: NDArray[np.int64]) -> Fetched:
+    def fetch(self, image_ids: NDArray[np.int64], crops: NDArray[np.int64]) -> FetchedCrops:
         """The labels of ``crops`` (B, m) of images ``image_ids`` (B,)."""
         found = [self._rows(image, crops[i]) for i, image in enumerate(image_ids.tolist())]
-        return Fetched(*(np.stack(part) for part in zip(*found, strict=True)))
+        return FetchedCrops(*(np.stack(part) for part in zip(*found, strict=True)))
 
-    def scan(self) -> Iterator[Fetched]:
+    def scan(self) -> Iterator[FetchedCrops]:
         """All crops, a row group at a time, as (rows, 1)."""
         for group in range(len(self.ends)):
             table = self.file.read_row_group(group, use_threads=False)
             parts = self._columns(table, np.arange(table.num_rows))
-            yield Fetched(*(part[:, None] for part in parts))
+            yield FetchedCrops(*(part[:, None] for part in parts))
 
     def _rows(self, image_id: int, crops: NDArray[np.int64]) -> tuple[NDArray[Any], ...]:
         first = image_id * self.num_crops

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.arrays import Fetched, Labels
+from benchmarks.arrays import Labels
+from store.batch import FetchedCrops
 
 
 def record_dtype(k: int) -> np.dtype[Any]:
@@ -28,9 +29,9 @@ def pack(labels: Labels) -> NDArray[Any]:
     return records
 
 
-def unpack(records: NDArray[Any]) -> Fetched:
+def unpack(records: NDArray[Any]) -> FetchedCrops:
     """Columns of records (B, m)."""
-    return Fetched(
+    return FetchedCrops(
         records["box"].astype(np.int32),
         np.ascontiguousarray(records["flip"]),
         records["class_id"].astype(np.int32),

@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.arrays import Fetched, Labels
+from benchmarks.arrays import Labels
+from store.batch import FetchedCrops
 
 _SCAN_IMAGES = 100
 
@@ -54,7 +55,7 @@ class _Files:
     files: list[str]
     sides: NDArray[np.float32]
 
-    def fetch(self, image_ids: NDArray[np.int64], crops: NDArray[np.int64]) -> Fetched:
+    def fetch(self, image_ids: NDArray[np.int64], crops: NDArray[np.int64]) -> FetchedCrops:
         """The labels of ``crops`` (B, m) of images ``image_ids`` (B,)."""
         found: list[tuple[Any, Any, Any]] = []
         for image_id, chosen in zip(image_ids.tolist(), crops, strict=True):
@@ -62,7 +63,7 @@ class _Files:
             found.append((coords[chosen], flips[chosen], pair[chosen].numpy()))
         return self._together(image_ids, found)
 
-    def scan(self) -> Iterator[Fetched]:
+    def scan(self) -> Iterator[FetchedCrops]:
         """All crops, 100 files at a time."""
         for start in range(0, len(self.files), _SCAN_IMAGES):
             rows = np.arange(start, min(start + _SCAN_IMAGES, len(self.files)))
@@ -73,7 +74,9 @@ class _Files:
         # Its trainer unpickles (torch.load's default then); these files are our own.
         return torch.load(self.files[image_id], weights_only=False)
 
-    def _together(self, image_ids: NDArray[np.int64], found: list[tuple[Any, Any, Any]]) -> Fetched:
+    def _together(
+        self, image_ids: NDArray[np.int64], found: list[tuple[Any, Any, Any]]
+    ) -> FetchedCrops:
         coords, flips, pairs = (np.stack(part) for part in zip(*found, strict=True))
         boxes = np.rint(coords * self.sides[image_ids][:, None, :]).astype(np.int32)
-        return Fetched(boxes, flips, pairs[:, :, 0].astype(np.int32), pairs[:, :, 1])
+        return FetchedCrops(boxes, flips, pairs[:, :, 0].astype(np.int32), pairs[:, :, 1])

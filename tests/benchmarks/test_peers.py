@@ -5,12 +5,13 @@ import numpy as np
 import pytest
 
 from benchmarks import build, formats
-from benchmarks.arrays import Fetched, Labels
+from benchmarks.arrays import Labels
 from benchmarks.peers.listed import PEERS, Peer
 from benchmarks.peers.ours import StoreScanner, ViewReader, plan
 from benchmarks.sizes import read_stored
 from benchmarks.synthetic import Synthetic
 from stages.compress.config import Config
+from store.batch import FetchedCrops
 from store.layout import Layout
 
 FIELDS = ("boxes", "flips", "class_ids", "probs")
@@ -23,7 +24,7 @@ def labels() -> Labels:
     return replace(made, probs=halves)
 
 
-def assert_same(found: Fetched, labels: Labels, images: object, crops: object) -> None:
+def assert_same(found: FetchedCrops, labels: Labels, images: object, crops: object) -> None:
     for name in FIELDS:
         values = getattr(found, name)
         np.testing.assert_array_equal(values, getattr(labels, name)[images, crops])
