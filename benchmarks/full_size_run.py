@@ -21,6 +21,9 @@ _BUILDING: tuple[tuple[str, Work, bool], ...] = (
     ("labels", phases.write_soft, True),
     ("fit", phases.fit_calibration, False),
     ("calibration", phases.write_calibration, True),
+    ("revision", phases.write_revision, True),
+    ("preview", phases.preview_some, False),
+    ("preview --all", phases.preview_all, False),
     ("view", phases.build_view, False),
 )
 """Name, function, and whether shards are dealt to several processes."""

@@ -21,6 +21,9 @@ from benchmarks.synthetic import Synthetic
 from ferkd_pipeline import engine, jobs
 from ferkd_pipeline import params as params_file
 from ferkd_pipeline.params import Params
+from stages.calibrate import survey
+from stages.calibrate.config import Config as CalibrateConfig
+from stages.calibrate.inputs import Recipe
 from stages.compress.config import Config as CompressConfig
 from stages.compress.core import Predictions
 from stages.shared.contract import NoProgress
@@ -31,6 +34,12 @@ from store.errors import DataError
 from store.layout import Layout, calibrated, part_name
 
 CALIBRATION = "ferkd"
+REVISION = "revision"
+RECIPES: dict[str, list[dict[str, str]]] = {
+    CALIBRATION: [{"step": "ferkd"}],
+    REVISION: [{"step": "revise"}, {"step": "ferkd", "preset": "ferkd_share"}],
+}
+"""Of the overlays that are timed: one by the maximum alone, one that looks at the labels too."""
 _COLD_IMAGES = 2048
 
 
@@ -60,7 +69,7 @@ class Run:
             "index": {"images": str(self.out / "images")},
             "sample": {"num_crops": self.synthetic.num_crops, "seed": self.synthetic.seed},
             "compress": {},
-            "calibrate": {CALIBRATION: [{"step": "ferkd"}]},
+            "calibrate": RECIPES,
         }
         return params_file.check(self.out / "params.yaml", raw)
 
@@ -149,7 +158,7 @@ def write_soft(run: Run, shards: tuple[int, ...]) -> Usage:
 
 
 def fit_calibration(run: Run, shards: tuple[int, ...]) -> Usage:
-    """The first phase of stage calibrate; the manifests of what stands before it."""
+    """The first phase of stage calibrate, both recipes; the manifests of what stands before it."""
     for artifact in ("crops", "soft"):
         entries.write_manifest(run.layout, artifact)
     before = fit_file.read(run.layout, calibrated(CALIBRATION))
@@ -159,12 +168,47 @@ def fit_calibration(run: Run, shards: tuple[int, ...]) -> Usage:
 
 
 def write_calibration(run: Run, shards: tuple[int, ...]) -> Usage:
-    """Stage calibrate."""
-    return _stage(run, "calibrate", shards)
+    """Stage calibrate, FerKD."""
+    return _calibrate(run, CALIBRATION, shards)
 
 
-def _stage(run: Run, name: str, shards: tuple[int, ...]) -> Usage:
-    outcome = engine.run_stage(run.params(), name, shards, progress=NoProgress())
+def write_revision(run: Run, shards: tuple[int, ...]) -> Usage:
+    """Stage calibrate, Label Revision with FerKD on top."""
+    return _calibrate(run, REVISION, shards)
+
+
+def _calibrate(run: Run, name: str, shards: tuple[int, ...]) -> Usage:
+    values = run.params()
+    alone = replace(values, sections={**values.sections, "calibrate": _only(values, name)})
+    return _stage(run, "calibrate", shards, alone)
+
+
+def _only(values: Params, name: str) -> CalibrateConfig:
+    config = values.typed("calibrate", CalibrateConfig)
+    return CalibrateConfig({name: config.root[name]})
+
+
+def preview_all(run: Run, shards: tuple[int, ...]) -> Usage:
+    """`calibrate preview --all` of FerKD: every crop looked at, nothing written."""
+    _preview(run, everything=True)
+    return Usage(run.num_rows)
+
+
+def preview_some(run: Run, shards: tuple[int, ...]) -> Usage:
+    """`calibrate preview` of both recipes: what it says after seconds."""
+    _preview(run, everything=False)
+    return Usage(run.num_rows)
+
+
+def _preview(run: Run, *, everything: bool) -> None:
+    values = run.params()
+    names = [CALIBRATION] if everything else list(RECIPES)
+    recipes = [Recipe(name, _only(values, name).root[name]) for name in names]
+    survey.preview(recipes, jobs.source_of(values), NoProgress(), everything=everything)
+
+
+def _stage(run: Run, name: str, shards: tuple[int, ...], values: Params | None = None) -> Usage:
+    outcome = engine.run_stage(values or run.params(), name, shards, progress=NoProgress())
     done = [each.shard for each in outcome.shards if each.action == "run"]
     sizes_of = [
         images.shard_bounds(run.synthetic.num_images, run.num_shards, shard)
@@ -177,7 +221,8 @@ def _stage(run: Run, name: str, shards: tuple[int, ...]) -> Usage:
 
 def build_view(run: Run, shards: tuple[int, ...]) -> Usage:
     """The training view, with the calibration."""
-    entries.write_manifest(run.layout, calibrated(CALIBRATION))
+    for name in RECIPES:
+        entries.write_manifest(run.layout, calibrated(name))
     known = set(run.layout.view_cache().glob("*/meta.json"))
     view = plan(run.layout, CALIBRATION).open()
     return Usage(0 if view.folder / "meta.json" in known else run.num_rows)

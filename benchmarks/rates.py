@@ -10,14 +10,15 @@ from benchmarks.arrays import Labels, Ranked
 from benchmarks.measure import best_rates
 from benchmarks.sizes import soft_entry
 from stages.calibrate import core
+from stages.calibrate import fit as fitting
+from stages.calibrate import inputs as calibrate_inputs
 from stages.calibrate import run as calibrate
 from stages.calibrate.config import Config as CalibrateConfig
-from stages.calibrate.core import Crops
-from stages.calibrate.fit import MaxProbCounts, fit
+from stages.calibrate.crops import Crops
 from stages.compress.config import Config as CompressConfig
 from stages.compress.inputs import open_inputs
 from stages.shared.contract import NoProgress, Source
-from store import tables
+from store import images, tables
 from store.layout import Layout
 from store.overlay import Overlay
 from store.schema import CALIBRATED
@@ -65,8 +66,15 @@ def calibrate_rates(layout: Layout, scratch: Path, rounds: int) -> dict[str, flo
     """Crops a second of a calibration: the stage on a shard, and its three parts alone."""
     soft = soft_entry(layout)
     part = SoftPart(layout, soft)
-    fitted = fit(FERKD.steps, MaxProbCounts.empty(), soft.attribute("precision"))
-    inputs = calibrate.Inputs(layout, soft, fitted)
+    ons = fitting.needed_probabilities(FERKD.steps)
+
+    def look() -> fitting.Fit:
+        counted = calibrate_inputs.reliability(layout, [soft], ons, NoProgress())
+        proof = fitting.Evidence(soft.attribute("precision"), part.spec.num_classes, counted)
+        return fitting.fit(FERKD.name, FERKD.steps, proof)
+
+    fitted = look()
+    inputs = calibrate.Inputs(layout, soft, fitted, images.load(layout))
     target = Layout.beside(scratch / "calibrated" / "labels")
     output = build.writer(
         target, FERKD.artifact, soft.stem, "calibrate", calibrate.REVISION, FERKD.params(), {}
@@ -74,10 +82,14 @@ def calibrate_rates(layout: Layout, scratch: Path, rounds: int) -> dict[str, flo
     scalars = part.scalars()
     classes = part.spec.num_classes
     crops = Crops(scalars.image_ids, scalars.targets, scalars.max_prob, classes)
-    overlay, _ = core.apply(FERKD.steps, fitted, crops)
+    overlay = core.apply(FERKD.steps, fitted, crops).overlay
 
     def whole() -> float:
         calibrate.run(FERKD, inputs, output, NoProgress())
+        return soft.rows
+
+    def first_phase() -> float:
+        look()
         return soft.rows
 
     def read() -> float:
@@ -94,6 +106,7 @@ def calibrate_rates(layout: Layout, scratch: Path, rounds: int) -> dict[str, flo
 
     tasks: dict[str, Callable[[], float]] = {
         "calibrate_rate": whole,
+        "calibrate_fit_rate": first_phase,
         "calibrate_read_rate": read,
         "calibrate_compute_rate": compute,
         "calibrate_write_rate": write,

@@ -39,6 +39,7 @@ _ROWS = (
     ("compress_rate", "compress arrays, crops/s", ">= 1e6"),
     ("compress_from_zarr_rate", "the same from Zarr", ""),
     ("calibrate_rate", "calibrate, crops/s", ">= 4e6"),
+    ("calibrate_fit_rate", "its first phase: a look at all crops", ""),
     ("calibrate_read_rate", "its reading alone", ""),
     ("calibrate_compute_rate", "its verdicts alone", ""),
     ("calibrate_write_rate", "its writing alone", ""),

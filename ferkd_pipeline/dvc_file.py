@@ -15,6 +15,8 @@ from ferkd_pipeline.stage_table import StageInfo
 CODE_SHARED = ("stages/shared", "store")
 """Code that every stage runs, besides its own package."""
 
+LABELS = "labels/soft"
+
 PLOTS: Mapping[str, dict[str, Any]] = {
     "metrics/teacher/curve.csv": {"x": "step", "y": "top1", "title": "Teacher: top-1 on val"},
     "metrics/train/curve.csv": {"x": "step", "y": "top1", "title": "Student: top-1 on val"},
@@ -67,8 +69,9 @@ def stages(
         table: the stages that take part; what one reads and no other writes is left out.
         root: folder of the label store.
         with_code: whether the code lies in this repository, so that an edit must count.
-        images: for a stage's name, the image folders and weights that it depends on. Weights below
-            a folder that another of these stages writes stand for that folder.
+        images: for a stage's name, the image folders and weights that it depends on, and artifacts
+            that it reads only with some parameters. Weights below a folder that another of these
+            stages writes stand for that folder.
     """
     table = list(table)
     made = {path for info in table for path in info.writes}
@@ -96,11 +99,33 @@ def image_folders(sections: Mapping[str, pydantic.BaseModel]) -> dict[str, list[
         "index": named("index", "images"),
         "teacher": named("teacher", "evaluation") + weights("teacher", "model"),
         "infer": weights("infer", "teacher"),
+        "score": _read_by_scores(sections),
+        "calibrate": _validation_labels(sections),
         "train": named("train", "evaluation") + weights("train", "model"),
         "evaluate": [folder for sets in named("evaluate", "sets") for folder in sets.values()],
         "compare": named("compare", "val", "test") + weights("train", "model"),
     }
     return {stage: list(dict.fromkeys(folders)) for stage, folders in found.items() if folders}
+
+
+def _read_by_scores(sections: Mapping[str, pydantic.BaseModel]) -> list[str]:
+    section: Any = sections.get("score")
+    if section is None:
+        return []
+    scores = section.root.values()
+    folders = [getattr(each, "evaluation", None) for each in scores]
+    weights = [each.proxy.model.weights for each in scores if hasattr(each, "proxy")]
+    paths = [posixpath.normpath(path) for path in (*folders, *weights) if path is not None]
+    # Else a new kind of label would train the proxies again.
+    return [*paths, *([LABELS] if section.reads_labels else [])]
+
+
+def _validation_labels(sections: Mapping[str, pydantic.BaseModel]) -> list[str]:
+    """Labels of other stores that thresholds are chosen on."""
+    section: Any = sections.get("calibrate")
+    steps = [step for each in section.root.values() for step in each] if section else []
+    roots = [getattr(step, "validation", None) for step in steps]
+    return [posixpath.normpath(f"{root}/soft") for root in roots if root is not None]
 
 
 def _report(made: set[str], root: str, with_code: bool) -> dict[str, Any]:
@@ -125,6 +150,8 @@ def _stage(
 ) -> dict[str, Any]:
     models = [_model_made(path, made) for path in images]
     images = [path for path, model in zip(images, models, strict=True) if model is None]
+    artifacts = [path for path in images if path in made and path.startswith("labels/")]
+    images = [path for path in images if path not in artifacts]
     code = [info.module.replace(".", "/"), *CODE_SHARED] if with_code else []
     sections = list(info.sections)
     if with_code and info.name != "index" and any(map(_is_digits, images)):
@@ -133,7 +160,7 @@ def _stage(
         images = [folder for folder in images if not _is_digits(folder)]
         sections.insert(0, "digits")
         code.append("stages/digits")
-    reads = [_below(root, path) for path in info.reads if path in made]
+    reads = [_below(root, path) for path in (*info.reads, *artifacts) if path in made]
     reads += [model for model in models if model and model not in (*reads, *info.writes)]
     entry: dict[str, Any] = {
         "desc": info.summary,
@@ -163,8 +190,9 @@ def _output(path: str, root: str) -> tuple[str, Any]:
         return "plots", {path: {"cache": False, **PLOTS[path]}}
     if path.startswith("metrics/"):
         return "metrics" if path == METRICS else "outs", {path: {"cache": False}}
-    if path == "labels/predictions":
-        # DVC deletes other outputs before a run; these cost GPU days, and infer keeps what fits.
+    if path in ("labels/predictions", "labels/scores"):
+        # DVC deletes other outputs before a run; these cost GPU days, and their stages keep what
+        # fits.
         return "outs", {_below(root, path): {"persist": True}}
     return "outs", _below(root, path)
 

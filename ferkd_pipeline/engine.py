@@ -6,7 +6,7 @@ is on disk is what the parameters and inputs ask for.
 
 import importlib
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from ferkd_pipeline import stage_table, whole_stages
@@ -95,8 +95,9 @@ def run_stage(
         report = whole_stages.run(params, name, progress)
         whole = ShardOutcome(None, "run", report.numbers)
         return StageOutcome((whole,), report.lines, report.warnings)
+    chosen: tuple[str, ...] = ()
     if name == "calibrate" and shards is None:
-        fit(params, progress)
+        chosen = fit(params, progress)
     jobs = jobs_of(params, info, shards)
     if shards is None:
         _clear_outdated(jobs)
@@ -104,7 +105,8 @@ def run_stage(
     if shards is None:
         for artifact in dict.fromkeys(job.writer.artifact for job in jobs):
             entries.write_manifest(layout_of(params), artifact)
-    return _together(info, jobs, outcomes)
+    together = _together(info, jobs, outcomes)
+    return replace(together, lines=(*chosen, *together.lines))
 
 
 def _together(info: StageInfo, jobs: list[Job], outcomes: list[ShardOutcome]) -> StageOutcome:

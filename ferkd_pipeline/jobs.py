@@ -65,16 +65,23 @@ def _recipes(params: Params) -> list[Any]:
     return [module.Recipe(name, steps) for name, steps in config.root.items()]
 
 
-def fit(params: Params, progress: Progress) -> None:
-    """The first phase of calibrate, over all shards, and the removal of calibrations of old."""
+def fit(params: Params, progress: Progress) -> tuple[str, ...]:
+    """The first phase of calibrate, over all shards, and the removal of calibrations of old.
+
+    Returns what was chosen from the labels, in sentences.
+    """
     module = importlib.import_module("stages.calibrate.run")
     recipes, source = _recipes(params), source_of(params)
-    for recipe in recipes:
-        module.fit(recipe, source, progress)
+    lines = [
+        line
+        for recipe, found in zip(recipes, module.fit(recipes, source, progress), strict=True)
+        for line in module.fit_lines(recipe.name, recipe.steps, found)
+    ]
     folder = source.layout.folder("calibrated")
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
         if path.is_dir() and path.name not in {recipe.name for recipe in recipes}:
             remove(path)
+    return tuple(lines)
 
 
 def _recipe_jobs(params: Params, recipe: Any, numbers: Iterable[int]) -> list[Job]:

@@ -90,6 +90,8 @@ def check(path: Path, raw: Mapping[str, Any]) -> Params:
                 checked[name] = config
     if "calibrate" in checked:  # without it, labels may be of a store that others calibrated
         problems += params_errors.unknown_calibrations(checked)
+    if {"calibrate", "score"} <= checked.keys():
+        problems += params_errors.unknown_scores(checked)
     if problems:
         raise ParamsError("\n".join(f"{path}: {problem}" for problem in problems))
     store = checked.pop("store", StoreConfig())

@@ -47,6 +47,18 @@ def unknown_calibrations(sections: Mapping[str, Any]) -> list[str]:
     return problems
 
 
+def unknown_scores(sections: Mapping[str, Any]) -> list[str]:
+    """Return a line for each score that a calibration selects by and `score` does not name."""
+    allowed = tuple(sections["score"].root)
+    return [
+        f"calibrate.{name}[{place}].scores = {_shown(step.scores)}: the section score names no "
+        f"such scores; {_hint(step.scores, allowed)}"
+        for name, steps in sections["calibrate"].root.items()
+        for place, step in enumerate(steps)
+        if step.step == "select" and step.scores not in allowed
+    ]
+
+
 def _no_calibration(key: str, name: str, allowed: tuple[str, ...]) -> str:
     close = difflib.get_close_matches(name, allowed, n=1)
     hint = f"did you mean {close[0]}? " if close else ""

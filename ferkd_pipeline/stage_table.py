@@ -27,6 +27,8 @@ class StageInfo:
     crops, so labels/soft stands for labels/images and labels/crops too."""
     writes: tuple[str, ...]
     """What it writes, as paths from the folder of dvc.yaml."""
+    optional: bool = False
+    """Whether dvc.yaml has it only where params.yaml has a section of its name."""
 
 
 STAGES: tuple[StageInfo, ...] = (
@@ -89,12 +91,22 @@ STAGES: tuple[StageInfo, ...] = (
         writes=("labels/soft",),
     ),
     StageInfo(
+        name="score",
+        summary="score images by what a proxy student shows: which ones deserve the teacher",
+        module="stages.score",
+        sharded=False,
+        sections=("score",),
+        reads=("labels/images",),
+        writes=("labels/scores",),
+        optional=True,
+    ),
+    StageInfo(
         name="calibrate",
         summary="decide per crop: keep, drop, soften or revise the label",
         module="stages.calibrate",
         sharded=True,
         sections=("store", "calibrate"),
-        reads=("labels/soft",),
+        reads=("labels/soft", "labels/scores"),
         writes=("labels/calibrated",),
     ),
     StageInfo(

@@ -14,7 +14,7 @@ from typing import Any
 from ferkd_pipeline import fingerprints
 from ferkd_pipeline.params import Params
 from stages.shared.contract import Json, Progress, Report, keyed_params
-from store import entries, images, lock
+from store import entries, images, lock, upstream
 from store.atomic import write_bytes
 from store.digest import canonical_json, sha256_file, sha256_json
 from store.images import ImageTable
@@ -114,6 +114,7 @@ def _prepare(params: Params, name: str) -> _Whole:
         "digits": _digits,
         "index": _index,
         "teacher": _teacher,
+        "score": _score,
         "train": _train,
         "evaluate": _evaluate,
         "compare": _compare,
@@ -158,6 +159,39 @@ def _teacher(params: Params) -> _Whole:
         (outputs.model, outputs.metrics),
         lambda progress: stage.run(config, inputs, outputs, progress),
     )
+
+
+def _score(params: Params) -> _Whole:
+    from stages.score import run as stage
+    from stages.score.config import Config
+
+    config = params.typed("score", Config)
+    layout = _layout(params)
+    table = images.load(layout)
+    read = {name: _read_by(name, each) for name, each in config.root.items()}
+    shards = range(params.store.num_shards) if config.reads_labels else ()
+    labels = [upstream.require_labels(layout, table, len(shards), shard)[1] for shard in shards]
+    inputs = stage.Inputs(table, images_folder(params), tuple(labels), read)
+    keys = {name: writer.key for name, writer in stage.writers(config, inputs, layout).items()}
+
+    def start(progress: Progress) -> Report:
+        # Whoever starts what is complete wants it made again; else only what is missing is made.
+        force = why_incomplete(params, "score") is None
+        return stage.run(config, inputs, layout, progress, force=force)
+
+    return _Whole({**keys}, (layout.folder(stage.ARTIFACT),), start)
+
+
+def _read_by(name: str, settings: Any) -> dict[str, Json]:
+    """What scores depend on besides images and labels, where they do."""
+    read: dict[str, Json] = {}
+    folder = _optional(getattr(settings, "evaluation", None))
+    if folder is not None:
+        read["evaluation"] = fingerprints.of_folder(folder, f"score.{name}.evaluation")
+    if hasattr(settings, "proxy"):
+        read["weights"] = fingerprints.of_weights(settings.proxy.model)
+        read["device"] = fingerprints.device_kind(settings.proxy.device)
+    return read
 
 
 def _view(params: Params, calibration: str | None) -> ViewPlan:

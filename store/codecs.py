@@ -119,6 +119,11 @@ class SparseLabels:
     """(N,) with `include_target`: the target's probability where it is not among `class_ids`, at
     the label's temperature and on the grid of the other probabilities; NaN where it is."""
 
+    def rows(self, keep: NDArray[np.bool_]) -> "SparseLabels":
+        """Return those of the rows (N,) that are kept."""
+        outside = None if self.target_prob is None else self.target_prob[keep]
+        return SparseLabels(self.class_ids[keep], self.probs[keep], outside)
+
 
 def encode(
     spec: LabelSpec, class_ids: I32, probs: F64, target: NDArray[np.integer], target_prob: ArrayLike

@@ -20,6 +20,7 @@ _STAGES = {
     "predictions": "infer",
     "soft": "compress",
     "calibrated": "calibrate",
+    "scores": "score",
 }
 
 

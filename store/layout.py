@@ -8,8 +8,21 @@ from pathlib import Path
 from store.errors import ParamsError
 
 FORMAT_VERSION = 1
-ARTIFACTS = ("images", "rejects", "crops", "predictions", "soft")
+ARTIFACTS = ("images", "rejects", "crops", "predictions", "soft", "scores")
+_NOT_SCORES = ("manifest", "fit")
+_MOST_LETTERS = 64
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+def is_plain_name(name: str) -> bool:
+    """Whether a calibration, or scores, may have this name: it becomes the name of a file."""
+    return _NAME.fullmatch(name) is not None
+
+
+def is_name_of_scores(name: str) -> bool:
+    """Whether scores may have this name: not one of a shard's or of other files of a store."""
+    is_free = name not in _NOT_SCORES and not name.startswith("part-")
+    return is_plain_name(name) and is_free and len(name) <= _MOST_LETTERS
 
 
 def calibrated(name: str) -> str:
@@ -18,7 +31,7 @@ def calibrated(name: str) -> str:
     Raises:
         ParamsError: the name is not a plain folder name.
     """
-    if not _NAME.fullmatch(name):
+    if not is_plain_name(name):
         raise ParamsError(
             f"calibration name {name!r} is not a plain folder name: use letters, digits, . _ -"
         )

@@ -72,6 +72,9 @@ class PartWriter:
         folder.mkdir(parents=True, exist_ok=True)
         for path in (self._table, self._arrays, self.layout.entry(self.artifact, self.stem)):
             sweep(path)
+        if self.stem.startswith("part-"):  # tables beside an earlier part: rejects, suspects
+            for path in folder.glob(f"_*{self.stem.removeprefix('part')}.parquet"):
+                remove(path)
 
     @property
     def _table(self) -> Path:

@@ -31,8 +31,13 @@ def block_rows(num_crops: int) -> int:
 class RowReader:
     """A Parquet file of the store, read from front to back; page checksums are verified."""
 
-    def __init__(self, path: Path, columns: Sequence[str] | None = None) -> None:
-        """Open the file, to read these columns (by default all).
+    def __init__(
+        self,
+        path: Path,
+        columns: Sequence[str] | None = None,
+        groups: Sequence[int] | None = None,
+    ) -> None:
+        """Open the file, to read these columns (by default all) of these row groups (all).
 
         Raises:
             DataError: it is missing, damaged, lacks a column, or is of a newer format version.
@@ -48,7 +53,8 @@ class RowReader:
         self.schema = pa.schema([schema.field(name) for name in names])
         """Of the columns that are read."""
         self.num_rows = int(self._file.metadata.num_rows)
-        self._next_group = 0
+        """Of the whole file."""
+        self._groups = list(range(self._file.num_row_groups) if groups is None else groups)
         self._ahead = self.schema.empty_table()
 
     def take(self, num_rows: int) -> pa.Table:
@@ -58,10 +64,9 @@ class RowReader:
             DataError: they are damaged.
         """
         pieces, missing = [self._ahead], num_rows - self._ahead.num_rows
-        while missing > 0 and self._next_group < self._file.num_row_groups:
+        while missing > 0 and self._groups:
             with tables.damage_is_told(self.path):
-                piece = self._file.read_row_group(self._next_group, columns=self.schema.names)
-            self._next_group += 1
+                piece = self._file.read_row_group(self._groups.pop(0), columns=self.schema.names)
             pieces.append(piece.select(self.schema.names).replace_schema_metadata(None))
             missing -= piece.num_rows
         found = pa.concat_tables(pieces)

@@ -26,6 +26,18 @@ REJECTS = pa.schema([("path", pa.string()), ("reason", pa.string())])
 INFER_REJECTS = pa.schema(
     [("image_id", pa.int32()), ("path", pa.string()), ("reason", pa.string())]
 )
+SUSPECTS = pa.schema(
+    [
+        ("image_id", pa.int32()),
+        ("path", pa.string()),
+        ("class_id", pa.int32()),
+        ("teacher_class", pa.int32()),
+        ("agreement", pa.float32()),
+        ("max_prob", pa.float32()),
+        ("target_prob", pa.float32()),
+    ]
+)
+SCORES = pa.schema([("image_id", pa.int32()), ("score", pa.float32())])
 CROPS = pa.schema([*_KEY, *_BOX, ("flip", pa.bool_())])
 CALIBRATED = pa.schema(
     [

@@ -20,6 +20,7 @@ EPILOG = (
     "\b\nStages, in the order of the data's way (* works shard by shard):\n"
     + "\n".join(
         f"  {info.name + ('*' if info.sharded else ''):<11}{info.summary}"
+        + (" (optional)" if info.optional else "")
         for info in stage_table.STAGES
     )
     + """

@@ -1,15 +1,10 @@
-"""How many crops each action took, mergeable over shards.
+"""How many crops and images each action took, mergeable over shards."""
 
-Shapes: N crops of one shard.
-"""
-
-from dataclasses import dataclass, field
-
-import numpy as np
-from numpy.typing import NDArray
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 from stages.shared.contract import Json
-from store.overlay import Action, Overlay
+from store.overlay import Action
 
 GROUPS = ("extreme_hard", "moderate_hard", "hard_positive", "easy_positive")
 """FerKD's names for crops dropped low, softened, kept, and dropped high."""
@@ -21,19 +16,26 @@ class Counts:
 
     actions: dict[str, int] = field(default_factory=dict)
     """Crops by action: keep, drop, soften, revise, truth, reject. Every name is there."""
+    images: dict[str, int] = field(default_factory=dict)
+    """Images that have a crop of the action; an image may be counted under several."""
     groups: dict[str, int] = field(default_factory=dict)
     """Crops by FerKD's group, before images without any were restored; empty without FerKD."""
+    num_images: int = 0
     restored_images: int = 0
     """Images that would have lost all their crops and keep them as softened ground truth."""
     restored_crops: int = 0
+    suspected_images: int | None = None
+    """Images whose ground truth is probably wrong; None without the step noise."""
+    taught_images: int | None = None
+    """Images selected for the teacher; None without the step select."""
 
     def merge(self, other: "Counts") -> "Counts":
         """Return the counts of both together."""
         return Counts(
-            _sum(self.actions, other.actions),
-            _sum(self.groups, other.groups),
-            self.restored_images + other.restored_images,
-            self.restored_crops + other.restored_crops,
+            **{
+                each.name: _sum(getattr(self, each.name), getattr(other, each.name))
+                for each in fields(Counts)
+            }
         )
 
     @property
@@ -49,25 +51,36 @@ class Counts:
 
     def to_json(self) -> dict[str, Json]:
         """Return the counts as plain JSON."""
-        return {
-            "actions": {**self.actions},
-            "groups": {**self.groups},
-            "restored_images": self.restored_images,
-            "restored_crops": self.restored_crops,
-        }
+        found: dict[str, Json] = {}
+        for each in fields(Counts):
+            value = getattr(self, each.name)
+            found[each.name] = {**value} if isinstance(value, dict) else value
+        return found
 
     def lines(self) -> tuple[str, ...]:
         """Return sentences for people: shares of actions, of groups, and what was restored."""
         shares = self.shares()
         actions = [
             f"{name} {shares[name]:.2%}"
-            for name in self.actions
-            if name != "reject" and self.actions[name]
+            for name in (action.name.lower() for action in Action)  # as recorded, they are sorted
+            if name != "reject" and self.actions.get(name)
         ]
         lines = [f"{self.num_crops:,} crops: {', '.join(actions) or 'none'}"]
         if self.groups:
-            groups = [f"{name.replace('_', ' ')} {shares[name]:.2%}" for name in self.groups]
+            groups = [
+                f"{name.replace('_', ' ')} {shares[name]:.2%}" for name in GROUPS if name in shares
+            ]
             lines.append(f"FerKD's groups: {', '.join(groups)}")
+        if self.taught_images is not None:
+            lines.append(
+                f"{self.taught_images:,} of {self.num_images:,} images are taught by the teacher, "
+                "the others by the ground truth alone"
+            )
+        if self.suspected_images is not None:
+            lines.append(
+                f"{self.suspected_images:,} of {self.num_images:,} images are suspected of a wrong "
+                "label and keep the teacher's"
+            )
         if self.actions.get("reject"):
             lines.append(f"{self.actions['reject']:,} crops without a prediction are rejected")
         if self.restored_images:
@@ -78,21 +91,10 @@ class Counts:
         return tuple(lines)
 
 
-def count(
-    overlay: Overlay,
-    groups: dict[str, int],
-    restored: NDArray[np.bool_],
-    image_ids: NDArray[np.integer],
-) -> Counts:
-    """Return the counts of one shard; `restored` and `image_ids` are (N,)."""
-    sizes = np.bincount(overlay.action, minlength=256)
-    return Counts(
-        {action.name.lower(): int(sizes[action]) for action in Action},
-        groups,
-        len(np.unique(image_ids[restored])),
-        int(restored.sum()),
-    )
-
-
-def _sum(a: dict[str, int], b: dict[str, int]) -> dict[str, int]:
-    return {name: a.get(name, 0) + b.get(name, 0) for name in a | b}
+def _sum(a: Any, b: Any) -> Any:
+    """Add two counts, or two mappings of them; None is nothing counted."""
+    if a is None or b is None:
+        return b if a is None else a
+    if isinstance(a, dict):
+        return {name: a.get(name, 0) + b.get(name, 0) for name in a | b}
+    return a + b

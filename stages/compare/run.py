@@ -13,7 +13,13 @@ from stages.shared.training.batches import CropView, Labels, StoredCrops
 from stages.shared.training.config import LearnerConfig
 from stages.shared.training.evaluation import EvaluationSet, Evaluator, read_class_folder
 from stages.shared.training.history import Accuracy
-from stages.shared.training.learner import Learned, check_temperature, learn, write_json
+from stages.shared.training.learner import (
+    Learned,
+    check_loss,
+    check_temperature,
+    learn,
+    write_json,
+)
 from store.atomic import replace_folder
 from store.errors import ParamsError
 
@@ -95,6 +101,7 @@ def _check_arms(config: Config, inputs: Inputs) -> None:
         view = _view(inputs, arm)
         if arm != TRUTH:
             check_temperature(inputs.student, view)
+            check_loss(inputs.student, view)
     if config.timing_rounds:
         _view(inputs, STORE)
 
@@ -119,7 +126,8 @@ def _train(
 ) -> _Run:
     changes: dict[str, object] = {"seed": seed}
     if arm == TRUTH:
-        changes["temperature"] = 1.0  # one-hot labels have no temperature
+        # One-hot labels have no temperature, and no logarithm that mse could take.
+        changes |= {"temperature": 1.0, "loss": "cross_entropy"}
     student = inputs.student.model_copy(update=changes)
     labels: Labels = "truth" if arm == TRUTH else "store"
     source = StoredCrops(_view(inputs, arm), student.crops_per_image, seed, labels)

@@ -80,7 +80,14 @@ def _trainers(
     student: LearnerConfig, view: CropView, teacher: Path | None, num_steps: int
 ) -> dict[str, Trainer]:
     config = student.model_copy(
-        update={"steps": num_steps, "epochs": None, "warmup_epochs": None, "num_workers": 0}
+        update={
+            "steps": num_steps,
+            "epochs": None,
+            "warmup_epochs": None,
+            "num_workers": 0,
+            "loss": "cross_entropy",  # one-hot labels have no mse
+            "mix": "none",  # a teacher of another input size cannot be mixed
+        }
     )
     m, seed = config.crops_per_image, config.seed
     online = None if teacher is None else OnlineTeacher(models.load_model(teacher))

@@ -9,6 +9,9 @@ from pydantic import Field
 NUM_DIGITS = 1797
 """Handwritten digits that scikit-learn bundles."""
 
+NUM_CLASSES = 10
+"""Classes of digits, 0 to 9."""
+
 GLYPH_SIZE = 8
 """Height and width of a bundled digit, in its own pixels."""
 
@@ -72,6 +75,12 @@ class Config(pydantic.BaseModel):
 
     png_every: int = Field(default=3, ge=1)
     """One image in so many is a PNG, the others are JPEG: both decoders get work."""
+
+    wrong_labels: float = Field(default=0.0, ge=0, le=1)
+    """Share of the training images, to the nearest image, that lie in the folder of a class drawn
+    evenly from the nine wrong ones. Above 0, wrong_labels.csv beside the splits lists them. The
+    pixels are those of the digit written, val and test stay right, and a larger share keeps the
+    wrong images of a smaller one."""
 
     @pydantic.model_validator(mode="after")
     def _check_together(self) -> Self:

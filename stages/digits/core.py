@@ -14,12 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from stages.digits.config import GLYPH_SIZE, NUM_DIGITS, Config
+from stages.digits.config import GLYPH_SIZE, NUM_CLASSES, NUM_DIGITS, Config
 
 SPLITS = ("train", "val", "test")
 
 _MAX_INK = 16  # scikit-learn's digits count ink on a scale of 0 to 16
 _SPLIT_STREAM = 2**64 - 1  # no image has this number
+_WRONG_STREAM = 2**64 - 2  # nor this one
 _NOISE_CELLS = 6  # patches of background colour along a side
 
 
@@ -86,6 +87,26 @@ def split(
     assert borders[-1] <= len(classes)
     parts = np.split(dealt[: borders[-1]], borders[:-1])
     return {name: np.sort(part) for name, part in zip(SPLITS, parts, strict=True)}
+
+
+def wrong_classes(
+    classes: NDArray[np.int64], digits: NDArray[np.int64], renders: int, share: float, seed: int
+) -> dict[tuple[int, int], int]:
+    """Choose the images of a split that get a wrong class, and which.
+
+    `classes` are the handwriting's, `digits` index it. Returns the class of round(share * images)
+    images by (digit, render); each of the other classes is as likely, and a larger share adds to a
+    smaller one.
+    """
+    images = [(int(digit), render) for digit in digits for render in range(renders)]
+    rng = generator(seed, _WRONG_STREAM)
+    order = rng.permutation(len(images))
+    steps = rng.integers(1, NUM_CLASSES, len(images))
+    chosen = [images[place] for place in order[: round(share * len(images))]]
+    return {
+        (digit, render): int((classes[digit] + step) % NUM_CLASSES)
+        for (digit, render), step in zip(chosen, steps, strict=False)
+    }
 
 
 def background(rng: np.random.Generator, side: int) -> NDArray[np.float32]:

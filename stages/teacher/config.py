@@ -1,47 +1,22 @@
 """Parameters of the stage teacher."""
 
-from typing import Literal, Self
+from typing import Self
 
 import pydantic
-from pydantic import Field
 
+from stages.shared.crop_config import CropConfig
 from stages.shared.training.config import LearnerConfig
 
-Range = tuple[float, float]
 
-
-class Config(LearnerConfig):
+class Config(CropConfig, LearnerConfig):
     """The teacher's network, its training, and the fresh crops that it is trained on."""
 
-    kind: Literal["random_resized_crop", "random_crop"] = "random_resized_crop"
-    """Random area and ratio, resized to the network's size; or a fixed size out of a padded
-    image."""
-
-    scale: Range = (0.08, 1.0)
-    """random_resized_crop: smallest and largest area, as a share of the image's."""
-
-    ratio: Range = (3 / 4, 4 / 3)
-    """random_resized_crop: smallest and largest width / height."""
-
-    size: int | None = Field(default=None, ge=1, le=16384)
-    """random_crop: side of the crop, pixels."""
-
-    padding: int = Field(default=0, ge=0, le=16384)
-    """random_crop: pixels that a crop may leave the image by, on each side."""
-
-    flip: float = Field(default=0.5, ge=0, le=1)
-    """Probability that a crop is mirrored."""
-
     @pydantic.model_validator(mode="after")
-    def _check_crops(self) -> Self:
-        if not 0 < self.scale[0] <= self.scale[1] <= 1:
-            raise ValueError(f"scale is {list(self.scale)}, allowed: 0 < smallest <= largest <= 1")
-        if not 0 < self.ratio[0] <= self.ratio[1]:
-            raise ValueError(f"ratio is {list(self.ratio)}, allowed: 0 < smallest <= largest")
-        if self.kind == "random_crop" and self.size is None:
-            raise ValueError("size is missing, needed with kind random_crop")
+    def _check_temperature(self) -> Self:
         if self.temperature != 1:
             raise ValueError(
                 f"temperature is {self.temperature}, allowed: 1, since nobody teaches the teacher"
             )
+        if self.loss == "mse":
+            raise ValueError("loss is mse, allowed: cross_entropy, kl")
         return self

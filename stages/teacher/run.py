@@ -3,17 +3,12 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from stages.shared.contract import Progress, Report
-from stages.shared.training.batches import FreshCrops
+from stages.shared.fresh_crops import fresh_crops
 from stages.shared.training.evaluation import read_class_folder
 from stages.shared.training.learner import learn, save, sentence, write_metrics
 from stages.teacher.config import Config
-from store.crop_plan import CropPlan
-from store.errors import DataError
 from store.images import ImageTable
-from store.random import path_hashes
 
 REVISION = 1
 
@@ -48,7 +43,7 @@ def run(config: Config, inputs: Inputs, output: Outputs, progress: Progress) -> 
         DataError: an image is missing, damaged or changed, or the evaluation folder does not fit.
         ShardError: training diverged.
     """
-    source = fresh_crops(config, inputs.images, inputs.images_folder)
+    source = fresh_crops(config, config, inputs.images, inputs.images_folder)
     class_names = inputs.images.class_names
     evaluation = None
     if inputs.evaluation is not None:
@@ -59,28 +54,3 @@ def run(config: Config, inputs: Inputs, output: Outputs, progress: Progress) -> 
     save(output.model, config, learned, class_names, stage="teacher", revision=REVISION)
     name = None if evaluation is None else evaluation.name
     return Report(numbers, (sentence("teacher", config, learned, name),))
-
-
-def fresh_crops(config: Config, images: ImageTable, folder: Path) -> FreshCrops:
-    """Return the crops that the teacher is trained on.
-
-    Raises:
-        DataError: there are no images.
-    """
-    if not len(images):
-        raise DataError("the index holds no usable image; see labels/rejects/index.parquet")
-    plan = CropPlan(
-        config.kind, config.scale, config.ratio, size=config.size or 1, padding=config.padding
-    )
-    return FreshCrops(
-        files=[str(folder / path) for path in images.paths],
-        targets=images.class_ids.astype(np.int64),
-        hashes=path_hashes(images.paths),
-        heights=images.heights,
-        widths=images.widths,
-        num_classes=images.num_classes,
-        plan=plan,
-        flip=config.flip,
-        m=config.crops_per_image,
-        seed=config.seed,
-    )

@@ -25,4 +25,6 @@ class Config(LearnerConfig):
             )
         if self.labels == "truth" and self.temperature != 1:
             raise ValueError(f"temperature is {self.temperature}, allowed with labels truth: 1")
+        if self.labels == "truth" and self.loss == "mse":
+            raise ValueError("loss is mse, allowed with labels truth: cross_entropy, kl")
         return self

@@ -8,6 +8,7 @@ from stages.shared.contract import Progress, Report
 from stages.shared.training.batches import CropView, StoredCrops
 from stages.shared.training.evaluation import read_class_folder
 from stages.shared.training.learner import (
+    check_loss,
     check_temperature,
     learn,
     save,
@@ -48,12 +49,13 @@ def run(config: Config, inputs: Inputs, output: Outputs, progress: Progress) -> 
     """Train, measure and publish a student.
 
     Raises:
-        ParamsError: the network, optimizer, device, precision or temperature cannot be had.
+        ParamsError: the network, optimizer, device, precision, temperature or loss cannot be had.
         DataError: an image is missing, damaged or changed, or the evaluation folder does not fit.
         ShardError: training diverged.
     """
     if config.labels == "store":
         check_temperature(config, inputs.view)
+        check_loss(config, inputs.view)
     source = StoredCrops(inputs.view, config.crops_per_image, config.seed, config.labels)
     evaluation = None
     if inputs.evaluation is not None:

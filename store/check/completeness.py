@@ -19,6 +19,7 @@ _MADE_FROM = {
     "predictions": ("images", "crops"),
     "soft": ("images", "crops"),
     "calibrated": ("images", "crops", "soft"),
+    "scores": ("images",),
 }
 """What must lie beside an artifact: what the lineage of its parts names, and what that was made
 from. Labels outlive the predictions they were made from, which people delete: they are large."""

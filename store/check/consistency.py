@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from store import images, tables
+from store import images, scores, tables
 from store.arrays import ArrayReader
 from store.check.completeness import shard_of
 from store.check.damage import UNREADABLE, Damage, of_entry, part_of, remake_command
@@ -87,6 +87,8 @@ def _recorded(entry: Entry, name: str) -> object:
 def _check_parameters(layout: Layout, listed: list[Entry]) -> Iterator[Damage]:
     """Parts that were made with other parameters than most parts of their artifact."""
     for artifact in dict.fromkeys(entry.artifact for entry in listed):
+        if artifact == scores.ARTIFACT:
+            continue  # each has a name and parameters of its own
         parts = [entry for entry in listed if entry.artifact == artifact]
         said = [_parameters(entry) for entry in parts]
         usual = max(said, key=lambda each: (said.count(each), each))
@@ -131,6 +133,7 @@ def _check_images(
     layout: Layout, listed: list[Entry], table: ImageTable, num_shards: int
 ) -> Iterator[Damage]:
     """Parts that were made from other images than those of the table of images."""
+    yield from _check_scores(layout, listed, table)
     for entry in listed:
         shard = shard_of(entry.stem)
         if entry.artifact not in _IMAGE_COLUMNS or shard is None or shard >= num_shards:
@@ -138,6 +141,19 @@ def _check_images(
         name, columns = _IMAGE_COLUMNS[entry.artifact]
         if _recorded(entry, name) != _images_digest(table, num_shards, shard, columns):
             yield _changed(layout, entry, f"made from other {name}")
+
+
+def _check_scores(layout: Layout, listed: list[Entry], table: ImageTable) -> Iterator[Damage]:
+    """Scores of other images, or made with other labels than those that stand beside them."""
+    found = [entry for entry in listed if entry.artifact == scores.ARTIFACT]
+    labels = [entry for entry in listed if entry.artifact == "soft"]
+    images_now = scores.images_digest(table) if found else None
+    for entry in found:
+        if _recorded(entry, "images") != images_now:
+            yield _changed(layout, entry, "made from other images")
+        used = _recorded(entry, "labels")
+        if used is not None and labels and used != scores.labels_digest(labels):
+            yield _changed(layout, entry, "made from other soft")
 
 
 def _images_digest(

@@ -79,6 +79,8 @@ def _rules(
         return lambda first, block: _images(first, block, expected.images.num_classes)
     if family == "rejects":
         return lambda first, block: iter(())
+    if family == "scores":
+        return _scores
     if family == "predictions":
         num_classes = int(entry.attribute("num_classes"))
         return lambda first, block: _predictions(first, block, expected, num_classes)
@@ -219,6 +221,12 @@ def _predictions(first: int, block: Columns, expected: Expected, num_classes: in
             yield "it has classes for images that are rejected"
         if not _in_range(classes[~rejected], num_classes):
             yield f"it has class ids that are not below {num_classes}"
+
+
+def _scores(first: int, block: Columns) -> Iterator[str]:
+    yield from _image_ids(block["image_id"], np.arange(first, first + len(block["image_id"])))
+    if np.isinf(block["score"]).any():
+        yield "it has scores that are infinite"
 
 
 def _images(first: int, block: Columns, num_classes: int) -> Iterator[str]:

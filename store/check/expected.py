@@ -38,7 +38,7 @@ def wrong_count(layout: Layout, entry: Entry, expected: Expected) -> str | None:
         return None if found == num_images else f"holds {found} images instead of {num_images}"
     if entry.artifact == "rejects":
         return None
-    of_images = entry.artifact == "images"
+    of_images = entry.artifact in ("images", "scores")
     wanted = num_images * (1 if of_images else num_crops)
     found = pq.read_metadata(layout.table(entry.artifact, entry.stem)).num_rows
     if found == wanted:

@@ -94,7 +94,13 @@ def _schema_of(layout: Layout, entry: Entry, path: Path) -> pa.Schema | None:
             has_max_prob=not spec.max_is_prob_0,
             has_outside_prob=spec.include_target,
         )
-    by_family = {"crops": schema.CROPS, "calibrated": schema.CALIBRATED}
+    if family == "calibrated" and path.stem != entry.stem:
+        return schema.SUSPECTS
+    by_family = {
+        "crops": schema.CROPS,
+        "calibrated": schema.CALIBRATED,
+        "scores": schema.SCORES,
+    }
     return by_family.get(family) or _FIXED.get(f"{family}/{path.name}")
 
 

@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
-from store import images, scan, tables
+from store import entries, images, scan, scores, tables
 from store.atomic import replace_file
 from store.errors import DataError, ParamsError
 from store.images import ImageTable
@@ -58,9 +60,12 @@ class ExportPlan:
                 return
 
     def _whole(self) -> Iterator[pa.Table]:
-        folder, stem = _WHOLE[self.artifact]
-        rows = tables.read_table(self.layout.table(folder, stem)).replace_schema_metadata(None)
-        if self.artifact == "images":
+        folder, stem = _WHOLE.get(self.artifact) or self.artifact.split("/")
+        if folder == scores.ARTIFACT:  # read by its own reader: it fits the images, row by row
+            rows = _scored(self.table, scores.read(self.layout, self.table, stem)[1])
+        else:
+            rows = tables.read_table(self.layout.table(folder, stem)).replace_schema_metadata(None)
+        if "class_id" in rows.column_names:
             names = joined.class_names_of(self.table, rows.column("class_id"))
             rows = rows.append_column("class_name", names)
             rows = rows.filter(pa.array(self.selection.of_images(self.table)))
@@ -112,13 +117,17 @@ def plan_export(
             )
         calibration = named
     check_calibrations(layout, [] if calibration is None else [calibration])
-    known = ["labels", *(name for name in list_artifacts(layout) if name != "predictions")]
+    listed = [name for name in list_artifacts(layout) if name != "predictions"]
+    scored = [entry.stem for entry in entries.list_entries(layout, scores.ARTIFACT)]
+    listed = [name for name in listed if name != scores.ARTIFACT]
+    known = ["labels", *listed, *(f"{scores.ARTIFACT}/{name}" for name in scored)]
     if artifact not in known:
         raise ParamsError(f"artifact {artifact}: must be one of {', '.join(known)}")
     if selection.actions and calibration is None:
         raise ParamsError("action: needs a calibration, whose actions they are")
-    table = images.load(layout, with_hashes=False)
-    if artifact in _WHOLE:
+    of_scores = artifact.startswith(f"{scores.ARTIFACT}/")
+    table = images.load(layout, with_hashes=of_scores)
+    if artifact in _WHOLE or of_scores:
         _check_whole(artifact, selection, calibration)
         return ExportPlan(layout, artifact, tuple(columns), selection, table, None)
     source = joined.open_joined(layout, table, calibration)
@@ -136,6 +145,14 @@ def plan_export(
     selection.bounds()
     selection.of_shards(len(source.soft), selection.of_images(table))
     return plan
+
+
+def _scored(table: ImageTable, found: NDArray[np.float32]) -> pa.Table:
+    """Scores (N,) with the paths and classes of their images."""
+    ids = np.arange(len(table), dtype=np.int32)
+    columns = {"image_id": ids, "path": table.paths, "class_id": table.class_ids}
+    rows = pa.table({name: pa.array(values) for name, values in columns.items()})
+    return rows.append_column("score", pa.array(found, mask=np.isnan(found)))
 
 
 def _check_whole(artifact: str, selection: Selection, calibration: str | None) -> None:

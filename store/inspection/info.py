@@ -4,7 +4,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from store import entries
+from store import entries, scores
 from store.entries import Entry
 from store.errors import DataError
 from store.layout import FORMAT_VERSION, Layout, list_artifacts
@@ -38,14 +38,23 @@ def _artifact(layout: Layout, name: str, found: list[Entry]) -> dict[str, Any]:
         "num_bytes": sum(r.num_bytes for entry in found for r in entry.files.values()),
         "stage": found[0].stage,
         "revision": found[0].lineage.get("revision"),
-        "params": lineages[0],
+        "params": lineages[0] if name != scores.ARTIFACT else _by_stem(found, lineages),
         "inputs": _common_inputs(found),
-        "is_one_run": all(lineage == lineages[0] for lineage in lineages),
+        "is_one_run": name == scores.ARTIFACT or all(each == lineages[0] for each in lineages),
         "is_recorded": layout.manifest(name).exists(),
-        "numbers": _sum_numbers(found),
+        "numbers": (
+            _sum_numbers(found)
+            if name != scores.ARTIFACT
+            else _by_stem(found, [entry.numbers for entry in found])
+        ),
         "attributes": found[0].attributes,
         "software": found[0].software,
     }
+
+
+def _by_stem(found: list[Entry], values: list[Any]) -> dict[str, Any]:
+    """What each part says for itself: scores are several tables of the same images."""
+    return {entry.stem: value for entry, value in zip(found, values, strict=True)}
 
 
 def _common_inputs(found: list[Entry]) -> dict[str, Any]:
@@ -101,4 +110,6 @@ def _headline(listed: dict[str, list[Entry]], artifacts: dict[str, Any]) -> dict
     head["calibrations"] = sorted(
         name.split("/", 1)[1] for name in listed if name.startswith("calibrated/")
     )
+    if listed.get(scores.ARTIFACT):
+        head["scores"] = [entry.stem for entry in listed[scores.ARTIFACT]]
     return head

@@ -3,7 +3,7 @@
 Shapes: N rows (crops of whole images), M crops, K classes stored, C classes.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +30,8 @@ class LabelRows:
     """A block of rows of one part; whole images."""
 
     spec: LabelSpec
+    image_ids: NDArray[np.int32]
+    """(N,) ascending."""
     targets: NDArray[np.int32]
     """(N,) ground-truth class."""
     max_prob: F32
@@ -40,6 +42,19 @@ class LabelRows:
     """Of a sparse kind."""
     values: NDArray[np.floating] | None
     """(N, C) of a dense kind, as stored."""
+
+    def every(self, stride: int, num_crops: int) -> "LabelRows":
+        """Return one image in so many, from the first on; ``num_crops`` are those of an image."""
+        keep = np.arange(len(self.targets)) // num_crops % stride == 0
+        return LabelRows(
+            self.spec,
+            self.image_ids[keep],
+            self.targets[keep],
+            self.max_prob[keep],
+            self.target_prob[keep],
+            None if self.sparse is None else self.sparse.rows(keep),
+            None if self.values is None else self.values[keep],
+        )
 
     def first_class(self) -> NDArray[np.int64]:
         """(N,) the class with the largest value; -1 where rejected."""
@@ -69,12 +84,20 @@ class LabelRows:
         if self.sparse is None:
             return np.asarray(0.0 - _x_log_x(self.dense()).sum(axis=1))
         _, weights, tail = self.entries()
-        # A class whose weight is 0 has just the tail's probability: it counts among the others.
-        is_entry = weights != 0
-        listed = _x_log_x(weights.astype(np.float64) + tail[:, None])
-        num_others = self.spec.num_classes - is_entry.sum(axis=1)
-        total = np.where(is_entry, listed, 0.0).sum(axis=1) + num_others * _x_log_x(tail)
-        return np.asarray(0.0 - total)  # not -0
+        return entropy(weights, tail, self.spec.num_classes)
+
+
+def entropy(weights: F32, tail: F32, num_classes: int) -> F64:
+    """(N,) in nats, of labels = tail (N,) + weights (N, E) at classes of which none stands twice.
+
+    NaN where they are.
+    """
+    # A class whose weight is 0 has just the tail's probability: it counts among the others.
+    is_entry = weights != 0
+    listed = _x_log_x(weights.astype(np.float64) + tail[:, None])
+    num_others = num_classes - is_entry.sum(axis=1)
+    total = np.where(is_entry, listed, 0.0).sum(axis=1) + num_others * _x_log_x(tail)
+    return np.asarray(0.0 - total)  # not -0
 
 
 def _x_log_x(x: NDArray[np.floating]) -> F64:
@@ -82,27 +105,43 @@ def _x_log_x(x: NDArray[np.floating]) -> F64:
     return np.asarray(values * np.log(np.where(values > 0, values, 1.0)))
 
 
-def label_rows(part: SoftPart, num_rows: int | None = None) -> Iterator[LabelRows]:
-    """All rows of a part, in blocks of whole images.
+def num_pieces(part: SoftPart) -> int:
+    """Into how many pieces a part is cut on disk, each readable without the others.
+
+    Raises:
+        DataError: a file is missing or damaged.
+    """
+    if part.spec.is_dense:
+        return len(list(ArrayReader(part.layout.arrays("soft", part.entry.stem)).blocks()))
+    with tables.open_table(part.layout.table("soft", part.entry.stem)) as file:
+        return int(file.num_row_groups)
+
+
+def label_rows(
+    part: SoftPart, num_rows: int | None = None, *, pieces: Sequence[int] | None = None
+) -> Iterator[LabelRows]:
+    """Rows of a part, in blocks of whole images.
 
     Args:
         part: what to read.
         num_rows: rows of a block, a multiple of the crops an image has; by default what fits.
+        pieces: numbers below `num_pieces`, ascending, to read only these; by default all.
 
     Raises:
         DataError: a file is missing or damaged, or its rows are not whole images.
     """
     _check_whole_images(part)
     if part.spec.is_dense:
-        yield from _dense_rows(part, num_rows)
+        yield from _dense_rows(part, num_rows, pieces)
         return
     spec = part.spec
     ids, probs = ([f"{kind}_{k}" for k in range(spec.num_stored)] for kind in ("class", "prob"))
     largest = "prob_0" if spec.max_is_prob_0 else "max_prob"
     outside = ["outside_prob"] if spec.include_target else []
-    names = dict.fromkeys(["target", "target_prob", largest, *ids, *probs, *outside])
+    names = dict.fromkeys(["image_id", "target", "target_prob", largest, *ids, *probs, *outside])
     path = part.layout.table("soft", part.entry.stem)
-    for block in scan.RowReader(path, list(names)).blocks(num_rows or rows_at_once(part)):
+    reader = scan.RowReader(path, list(names), pieces)
+    for block in reader.blocks(num_rows or rows_at_once(part)):
         labels = SparseLabels(
             _stack(block, ids),
             _stack(block, probs),
@@ -110,6 +149,7 @@ def label_rows(part: SoftPart, num_rows: int | None = None) -> Iterator[LabelRow
         )
         yield LabelRows(
             spec,
+            tables.column(block, "image_id"),
             tables.column(block, "target"),
             tables.column(block, largest),
             tables.column(block, "target_prob"),
@@ -154,17 +194,21 @@ def _check_whole_images(part: SoftPart) -> None:
 
 
 def _stack(table: pa.Table, names: list[str]) -> NDArray[Any]:
-    return np.stack([tables.column(table, name) for name in names], axis=1)
+    # Column after column in memory: sums over a row's few classes are several times as fast.
+    return np.stack([tables.column(table, name) for name in names]).T
 
 
-def _dense_rows(part: SoftPart, num_rows: int | None) -> Iterator[LabelRows]:
+def _dense_rows(
+    part: SoftPart, num_rows: int | None, pieces: Sequence[int] | None
+) -> Iterator[LabelRows]:
     """The same of kinds full and logits: their blocks, cut again."""
     scalars, num_crops = dense_scalars(part), part.num_crops
     num_images = (num_rows or rows_at_once(part)) // num_crops
-    for first, values in _image_blocks(part, num_images):
-        rows = slice(first * num_crops, (first + len(values)) * num_crops)
+    for images, values in _image_blocks(part, num_images, pieces):
+        rows = (images[:, None] * num_crops + np.arange(num_crops)).ravel()
         yield LabelRows(
             part.spec,
+            scalars.image_ids[rows],
             scalars.targets[rows],
             scalars.max_prob[rows],
             scalars.target_prob[rows],
@@ -173,19 +217,21 @@ def _dense_rows(part: SoftPart, num_rows: int | None) -> Iterator[LabelRows]:
         )
 
 
-def _image_blocks(part: SoftPart, num_images: int) -> Iterator[tuple[int, NDArray[np.floating]]]:
-    """(first image, values (images, M, C)), so many images at a time whatever the blocks on disk.
+def _image_blocks(
+    part: SoftPart, num_images: int, pieces: Sequence[int] | None
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.floating]]]:
+    """(images (I,) by their place in the part, values (I, M, C)), so many images at a time.
 
-    A block's border may lie anywhere: two kinds of a label must come in equal pieces to compare.
+    A block's border may lie anywhere, whatever the blocks on disk: two kinds of a label must come
+    in equal pieces to compare.
     """
-    ahead: list[NDArray[np.floating]] = []
-    first, waiting = 0, 0
-    for _, _, values in part.dense_blocks():
+    images, ahead = np.empty(0, np.int64), []
+    for start, stop, values in part.dense_blocks(pieces):
         ahead.append(values)
-        waiting += len(values)
-        while waiting >= num_images:
+        images = np.append(images, np.arange(start, stop))
+        while len(images) >= num_images:
             joined = np.concatenate(ahead) if len(ahead) > 1 else ahead[0]
-            yield first, joined[:num_images]
-            first, waiting, ahead = first + num_images, waiting - num_images, [joined[num_images:]]
-    if waiting:
-        yield first, np.concatenate(ahead)
+            yield images[:num_images], joined[:num_images]
+            images, ahead = images[num_images:], [joined[num_images:]]
+    if len(images):
+        yield images, np.concatenate(ahead)

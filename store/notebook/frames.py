@@ -160,7 +160,8 @@ class Frames:
     def dataset(self, artifact: str = "soft") -> ds.Dataset:
         """All parts of an artifact as one pyarrow dataset, for queries over the whole store.
 
-        ``artifact`` is ``soft``, ``crops``, ``calibrated/NAME``, ``images`` or ``rejects``.
+        ``artifact`` is ``soft``, ``crops``, ``calibrated/NAME``, ``scores/NAME``, ``images`` or
+        ``rejects``.
         pyarrow does not join datasets without reading them whole: `batches` gives joined rows.
 
         Every file is compared with the SHA-256 of its entry, the first time and after it changed;

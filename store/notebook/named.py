@@ -6,7 +6,7 @@ pandas makes categoricals of them, which take a byte or four a row.
 import numpy as np
 import pyarrow as pa
 
-from store import tables
+from store import scores, tables
 from store.errors import DataError, ParamsError
 from store.layout import ARTIFACTS, Layout, calibrated, list_artifacts
 from store.overlay import Action
@@ -75,14 +75,16 @@ def calibration(layout: Layout, name: str | None) -> str:
 
 
 def artifact(layout: Layout, name: str) -> None:
-    """Refuse the name of an artifact that no store has, or of a calibration that this one lacks.
+    """Refuse an artifact that no store has, or a calibration or scores that this one lacks.
 
     Raises:
         ParamsError: there is no such artifact.
-        DataError: there is no such calibration.
+        DataError: there is no such calibration, or there are no such scores.
     """
     if isinstance(name, str) and name.startswith("calibrated/"):
         calibration(layout, name.removeprefix("calibrated/"))
+    elif isinstance(name, str) and name.startswith("scores/"):
+        scores.find(layout, name.removeprefix("scores/"))
     elif name not in ARTIFACTS:
         known = [*ARTIFACTS, *(calibrated(each) for each in calibrations(layout))]
         raise ParamsError(f"there is no artifact {name!r}; there are {', '.join(known)}")

@@ -26,7 +26,7 @@ Span = tuple[int, int]
 """Images of a shard by their place in it: the first and one past the last."""
 
 KEY = ["image_id", "crop"]
-_WITHOUT_SHARDS = ("images", "rejects")
+_WITHOUT_SHARDS = ("images", "rejects", "scores")
 
 
 class ShardTables:
@@ -189,7 +189,7 @@ class ShardTables:
     def arrays(self, artifact: str, shard: int) -> ArrayReader:
         """The Zarr store of a shard; raises DataError where it has none."""
         named.artifact(self.layout, artifact)
-        if artifact in _WITHOUT_SHARDS:
+        if artifact.split("/")[0] in _WITHOUT_SHARDS:
             raise ParamsError(
                 f"{artifact} is one table, without shards; read it with store.dataset({artifact!r})"
             )

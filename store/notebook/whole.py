@@ -9,7 +9,7 @@ from typing import Protocol
 import pyarrow as pa
 import pyarrow.dataset as ds
 
-from store import entries, scan
+from store import entries, scan, scores
 from store.arrays import ArrayReader
 from store.entry import stage_of
 from store.errors import DataError, ParamsError
@@ -27,6 +27,7 @@ def dataset(store: ShardTables, artifact: str) -> ds.Dataset:
     layout = store.layout
     store.require_store()
     named.artifact(layout, artifact)
+    artifact, _, name = (artifact, "", "") if _is_folder(artifact) else artifact.partition("/")
     folder = layout.folder(artifact)
     if artifact.startswith("calibrated/") or artifact in _OF_SHARDS:
         for shard in store.shards:  # one that is not made, or being written
@@ -36,8 +37,11 @@ def dataset(store: ShardTables, artifact: str) -> ds.Dataset:
     parts = [
         (entry, folder / f"{entry.stem}.parquet")
         for entry in entries.list_entries(layout, artifact)
-        if f"{entry.stem}.parquet" in entry.files
+        if f"{entry.stem}.parquet" in entry.files and name in ("", entry.stem)
     ]
+    if artifact == scores.ARTIFACT and len(parts) > 1:
+        known = ", ".join(f"{artifact}/{entry.stem}" for entry, _ in parts)
+        raise ParamsError(f"{folder} holds several tables of the same images; say which: {known}")
     listed = {path for _, path in parts}
     if strays := [path for path in sorted(folder.glob("part-*.parquet")) if path not in listed]:
         raise DataError(
@@ -52,6 +56,11 @@ def dataset(store: ShardTables, artifact: str) -> ds.Dataset:
         [str(path) for _, path in parts],
         format=ds.ParquetFileFormat(default_fragment_scan_options=checked),
     )
+
+
+def _is_folder(artifact: str) -> bool:
+    """Whether an artifact is a folder of the store; ``scores/NAME`` is a table in one."""
+    return not artifact.startswith(f"{scores.ARTIFACT}/")
 
 
 def stream(

@@ -171,6 +171,17 @@ def test_known_calibrations_are_taken(tmp_path: Path, calibration: str) -> None:
     assert params.load(write(tmp_path, text)).sections
 
 
+def test_scores_that_nobody_makes_are_told(tmp_path: Path) -> None:
+    select = "calibrate: {a: [{step: truth}, {step: select, scores: %s}]}\n"
+    made = "score: {chance: {estimator: random}, other: {estimator: random}}\n"
+    assert complaints(tmp_path, made + select % "chanse") == [
+        'calibrate.a[1].scores = "chanse": the section score names no such scores; did you mean '
+        "chance?"
+    ]
+    assert params.load(write(tmp_path, made + select % "chance")).sections
+    assert params.load(write(tmp_path, select % "of_others")).sections
+
+
 def test_labels_of_others_may_be_trained_from_without_their_recipes(tmp_path: Path) -> None:
     assert params.load(write(tmp_path, TRAIN % "theirs")).sections
 

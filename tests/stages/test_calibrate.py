@@ -3,31 +3,29 @@
 import json
 
 import numpy as np
-import pydantic
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.calibrate.config import Config, Step
-from stages.calibrate.core import Crops, ServedLabels, apply, needs_labels
+from stages.calibrate.core import apply, needs
 from stages.calibrate.counts import Counts
-from stages.calibrate.fit import Fit, MaxProbCounts, fit, needs_counts
+from stages.calibrate.crops import Crops
+from stages.calibrate.fit import fit
+from stages.calibrate.served import ServedLabels
+from stages.calibrate.steps import FerkdStep, Step
 from store.codecs import Kind, LabelSpec, encode, to_dense, to_entries
 from store.dense_codecs import decode_full, encode_full
 from store.overlay import Action, Overlay, combine_dense
 from store.precision import Precision, round_probability
+from tests.stages.calibration import FERKD_CUSTOM, evidence, steps
 
 PRECISIONS: list[Precision] = ["float16", "compact"]
-FERKD_CUSTOM = {"step": "ferkd", "preset": "custom"}
 LETTERS = {"k": 0, "d": 1, "s": 2, "r": 3, "t": 4, "x": 255}
-
-
-def steps(*given: dict[str, object]) -> tuple[Step, ...]:
-    return Config.model_validate({"name": list(given)}).root["name"]
-
 
 FERKD = steps({"step": "ferkd"})
 REVISE = steps({"step": "revise"})
+SOME = np.array([0.02, 0.5, 0.97], np.float32)
+"""Maxima of other crops of the store, so that no recipe drops every one."""
 
 
 def calibrate(
@@ -41,10 +39,12 @@ def calibrate(
     stored = round_probability(max_prob, precision)
     ids = np.zeros(len(stored), int) if image_ids is None else np.array(image_ids)
     crops = Crops(ids, np.zeros(len(stored), int), stored, num_classes=10)
-    fitted = fit(recipe, MaxProbCounts.empty().add(stored), precision)
-    overlay, counts = apply(recipe, fitted, crops)
+    uses_shares = any(isinstance(step, FerkdStep) and step.uses_shares for step in recipe)
+    counted = stored if uses_shares else np.append(stored, SOME)
+    verdict = apply(recipe, fit("name", recipe, evidence(counted, precision)), crops)
     names = {number: letter for letter, number in LETTERS.items()}
-    return "".join(names[action] for action in overlay.action), overlay, counts
+    letters = "".join(names[action] for action in verdict.overlay.action)
+    return letters, verdict.overlay, verdict.counts
 
 
 EDGES = [0.0, 0.0499, 0.05, 0.1, 0.1499, 0.15, 0.29, 0.3, 0.3005, 0.6, 0.949, 0.95, 1.0]
@@ -94,7 +94,7 @@ def test_softened_labels_are_one_minus_eps_at_the_target() -> None:
     for num_classes, eps in ((10, 0.1), (1000, 0.1), (2, 0.4), (1, 0.3), (7, 0.0)):
         recipe = steps({"step": "ferkd", "eps": eps})
         crops = Crops(np.zeros(1, int), np.array([0]), np.array([0.2], np.float32), num_classes)
-        overlay, _ = apply(recipe, fit(recipe, MaxProbCounts.empty(), "float16"), crops)
+        overlay = apply(recipe, fit("name", recipe, evidence(SOME)), crops).overlay
         teacher = np.full((1, num_classes), 1 / num_classes)
         label = combine_dense(
             teacher, np.array([0]), overlay.teacher_weight, overlay.target_weight
@@ -159,84 +159,6 @@ def test_truth_takes_every_crop_but_the_dropped() -> None:
     assert overlay.target_weight[1:3].tolist() == [1, 1]
 
 
-# Shares, and the counts that they come from.
-
-
-@given(st.lists(st.lists(st.floats(0, 1), max_size=30), max_size=5), st.floats(0, 1))
-def test_counts_are_exact_and_merge_in_any_order(parts: list[list[float]], share: float) -> None:
-    arrays = [round_probability(np.array(part), "float16") for part in parts]
-    forward, backward = MaxProbCounts.empty(), MaxProbCounts.empty()
-    for array in arrays:
-        forward = forward.add(array)
-    for array in arrays[::-1]:
-        backward = MaxProbCounts.empty().add(array).merge(backward)
-    for name in ("values", "counts"):
-        np.testing.assert_array_equal(getattr(forward, name), getattr(backward, name))
-    everything = np.concatenate([*arrays, np.empty(0, np.float32)])
-    assert forward.total == len(everything)
-    restored = MaxProbCounts.from_json(json.loads(json.dumps(forward.to_json())))
-    np.testing.assert_array_equal(restored.values, forward.values)
-    np.testing.assert_array_equal(restored.counts, forward.counts)
-    allowed = share * len(everything) * (1 + 1e-12)  # as the code allows for float64
-    below = [v for v in everything if (everything <= v).sum() <= allowed]
-    above = [v for v in everything if (everything >= v).sum() <= allowed]
-    assert forward.quantile(share) == (max(below) if below else None)
-    assert forward.upper_quantile(share) == (min(above) if above else None)
-
-
-def test_shares_take_what_they_say() -> None:
-    rng = np.random.default_rng(0)
-    max_prob = rng.permutation(np.linspace(0.2, 0.9, 10_000))
-    recipe = steps({"step": "ferkd", "preset": "ferkd_share"})
-    _, _, counts = calibrate(recipe, max_prob, precision="float16")
-    assert counts.groups["extreme_hard"] == pytest.approx(20, abs=2)
-    assert counts.groups["moderate_hard"] == pytest.approx(241, abs=3)
-    assert counts.groups["easy_positive"] == pytest.approx(33, abs=2)
-    # 0.7 % of these lie in a cell of the compact grid, and cells are never cut in two.
-    _, _, counts = calibrate(recipe, max_prob, precision="compact")
-    asked = {"extreme_hard": 20, "moderate_hard": 241, "easy_positive": 33}
-    for group, most in asked.items():
-        assert most - 2 * 72 <= counts.groups[group] <= most + 72
-    exact = steps(
-        {"step": "ferkd", "preset": "custom", "drop_lowest": 0.1, "soften_lowest": 0.3,
-         "drop_highest": 0.29}
-    )  # fmt: skip
-    letters, _, _ = calibrate(exact, np.arange(1, 101) / 128)
-    assert letters == "d" * 10 + "s" * 20 + "k" * 41 + "d" * 29
-
-
-def test_a_share_never_takes_more_than_asked() -> None:
-    recipe = steps({"step": "ferkd", "preset": "custom", "drop_lowest": 0.1, "drop_highest": 0.5})
-    letters, _, _ = calibrate(recipe, [0.25] * 2 + [0.5] * 4 + [1.0] * 4)
-    assert letters == "kk" + "kkkk" + "dddd"
-    letters, _, _ = calibrate(recipe, [0.25] * 2 + [1.0] * 8)
-    assert letters == "k" * 10
-
-
-@given(st.sampled_from(["ferkd", "ferkd_literal", "ferkd_share"]), st.sampled_from(PRECISIONS))
-def test_a_fit_survives_json_exactly(preset: str, precision: Precision) -> None:
-    recipe = (*REVISE, *steps({"step": "ferkd", "preset": preset}))
-    counts = MaxProbCounts.empty().add(round_probability(np.linspace(0.01, 1, 1000), precision))
-    fitted = fit(recipe, counts, precision)
-    assert Fit.from_json(json.loads(json.dumps(fitted.to_json()))) == fitted
-    assert fitted.num_crops == 1000
-    assert needs_counts(recipe) == (preset == "ferkd_share")
-
-
-@pytest.mark.parametrize(
-    "data",
-    [
-        {},
-        {"precision": "float16", "num_crops": 1},
-        {"precision": "float8", "num_crops": 1, "thresholds": []},
-        {"precision": "float16", "num_crops": 1, "thresholds": [{"drop_below": 0.1}]},
-    ],
-)
-def test_what_is_no_fit_is_refused(data: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match="not a fit"):
-        Fit.from_json(data)  # type: ignore[arg-type]
-
-
 # Label Revision, and that the stored kind never changes an action.
 
 
@@ -288,9 +210,8 @@ def run(
     recipe: tuple[Step, ...], served: ServedLabels, target: np.ndarray, max_prob: np.ndarray
 ) -> Overlay:
     stored = round_probability(max_prob, "float16")
-    crops = Crops(np.arange(len(target)) // 4, target, stored, 8, served)
-    fitted = fit(recipe, MaxProbCounts.empty().add(stored), "float16")
-    return apply(recipe, fitted, crops)[0]
+    crops = Crops(np.arange(len(target)) // 4, target, stored, 8, labels=served)
+    return apply(recipe, fit("name", recipe, evidence(stored, num_classes=8)), crops).overlay
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=str)
@@ -436,69 +357,5 @@ def test_rejected_crops_stay_rejected() -> None:
 
 
 def test_labels_are_asked_for_only_where_needed() -> None:
-    assert needs_labels(REVISE)
-    assert not needs_labels(FERKD)
-
-
-# Parameters.
-
-
-def test_defaults_read_well() -> None:
-    config = Config.model_validate(
-        {
-            "ferkd": [{"step": "ferkd"}],
-            "revision": [{"step": "revise", "eta": 0.8, "where": "wrong"}],
-        }
-    )
-    assert [step.step for step in config.root["ferkd"]] == ["ferkd"]
-    assert config.root["revision"] == REVISE
-    assert Config.model_validate(config.model_dump()) == config
-
-
-@pytest.mark.parametrize(
-    ("step", "message"),
-    [
-        ({"step": "ferkd", "eps": 0.5}, "eps"),
-        ({"step": "ferkd", "eps": -0.1}, "eps"),
-        ({"step": "ferkd", "drop_below": 0.1}, "drop_below is given with preset ferkd"),
-        ({"step": "ferkd", "preset": "ferkdd"}, "preset"),
-        ({"step": "ferkd", "threshold": 1}, "threshold"),
-        (FERKD_CUSTOM, "needed: at least one"),
-        (FERKD_CUSTOM | {"drop_below": 0.3, "soften_to": 0.05}, r"soften_to is 0.05, allowed"),
-        (FERKD_CUSTOM | {"drop_below": 0.3, "soften_to": 0.3}, "interval is empty"),
-        (FERKD_CUSTOM | {"soften_to": 0.9, "drop_from": 0.9}, "overlaps"),
-        (FERKD_CUSTOM | {"drop_below": 0.9, "drop_from": 0.8}, "overlaps"),
-        (FERKD_CUSTOM | {"drop_below": 0.2, "soften_from": 0.1, "soften_to": 0.3}, "overlaps"),
-        (FERKD_CUSTOM | {"soften_from": 0.1}, "without soften_to"),
-        (FERKD_CUSTOM | {"drop_from": 1.2}, "drop_from"),
-        (FERKD_CUSTOM | {"drop_below": 0.1, "drop_highest": 0.1}, "thresholds or shares"),
-        (FERKD_CUSTOM | {"drop_lowest": 0.2, "soften_lowest": 0.1}, "above drop_lowest"),
-        (FERKD_CUSTOM | {"soften_lowest": 0.6, "drop_highest": 0.5}, "drop_highest is 0.5"),
-        ({"step": "revise", "eta": 1.0}, "eta"),
-        ({"step": "revise", "eta": 0.0}, "eta"),
-        ({"step": "revise", "where": "here"}, "where"),
-        ({"step": "select"}, "'select'"),
-        ({}, "step"),
-    ],
-)
-def test_wrong_parameters_are_one_clear_line(step: dict[str, object], message: str) -> None:
-    with pytest.raises(pydantic.ValidationError, match=message) as caught:
-        Config.model_validate({"name": [step]})
-    errors = caught.value.errors()
-    assert len(errors) == 1
-    assert "\n" not in errors[0]["msg"]
-
-
-@pytest.mark.parametrize("name", ["", "a/b", "..", ".hidden", "-x", "a b", "x" * 65, "é"])
-def test_names_are_plain_folder_names(name: str) -> None:
-    with pytest.raises(pydantic.ValidationError, match="is no name of a calibration"):
-        Config.model_validate({name: [{"step": "ferkd"}]})
-
-
-@pytest.mark.parametrize(
-    ("recipe", "message"),
-    [([], "has no steps"), ([{"step": "ferkd"}] * 2, "the step ferkd twice")],
-)
-def test_recipes_make_sense(recipe: list[object], message: str) -> None:
-    with pytest.raises(pydantic.ValidationError, match=message):
-        Config.model_validate({"name": recipe})
+    assert needs(REVISE).labels
+    assert not needs(FERKD).labels

@@ -6,13 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
 
+from ferkd_pipeline import jobs
 from stages.calibrate.run import summarise
+from stages.shared.contract import NoProgress
 from store import fit_file, images
-from store.errors import DataError
+from store.check.verify import verify
+from store.errors import DataError, ParamsError
 from store.layout import part_name
 from store.overlay import Action
 from tests.world import NUM_CROPS, NUM_IMAGES, Project
@@ -61,7 +65,7 @@ def test_shares_are_of_all_shards_together(shared: Project) -> None:
     top = min(v for v in x if (x >= v).sum() <= 20)
     fitted = fit_file.read(shared.layout, "calibrated/shares")
     assert fitted is not None
-    thresholds = fitted["fit"]["thresholds"][0]
+    thresholds = fitted["fit"]["steps"][0]["thresholds"]
     assert thresholds["drop_up_to"] == max(at_most[10])
     assert thresholds["soften_to"] == max(at_most[30])
     assert thresholds["drop_from"] == top
@@ -104,7 +108,6 @@ def test_a_shard_without_a_fit(own: Project, recipe: dict[str, Any]) -> None:
 
 
 def test_a_fit_of_other_labels(own: Project) -> None:
-    """Shares depend on every shard, thresholds on the kind of label at most."""
     change: dict[str, Any] = {"compress": {"precision": "float16"}}
     own.run("compress", **change)
     with pytest.raises(DataError, match="the fit is of other labels"):
@@ -122,12 +125,56 @@ def test_an_entry_that_lacks_an_attribute_is_named(own: Project, name: str) -> N
         own.run("calibrate")
 
 
-def test_only_shares_need_the_other_shards(own: Project) -> None:
+def test_only_ferkd_needs_the_other_shards(own: Project) -> None:
+    change: dict[str, Any] = {"calibrate": {"ferkd": [{"step": "truth"}], "shares": None}}
+    own.run("calibrate", **change)
     own.layout.entry("soft", part_name(2)).unlink()
     Path("labels/calibrated/ferkd/_part-00000.json").unlink()
-    own.run("calibrate", shards=(0,), calibrate={"shares": None})
+    own.run("calibrate", shards=(0,), **change)
     with pytest.raises(DataError, match=r"soft/_part-00002.json is missing"):
         own.run("calibrate", shards=(0,))
+
+
+def test_every_crop_dropped_is_refused_and_nothing_written(own: Project) -> None:
+    before = own.tree("labels")
+    all_gone = {**FERKD, "soften_to": None, "drop_below": 0.999}
+    with pytest.raises(ParamsError, match=r"calibrate.new: .* drops every one of 100 crops"):
+        own.run("calibrate", calibrate={"new": [all_gone]})
+    assert own.tree("labels") == before
+
+
+def test_choices_are_told(own: Project) -> None:
+    [outcome] = own.run("calibrate", calibrate={"new": [{"step": "ferkd", "preset": "auto"}]})
+    told = [line for line in outcome.lines if line.startswith("new: auto on the teacher's maximum")]
+    assert len(told) == 1
+    assert "% of training crops" in told[0]
+    [again] = own.run("calibrate", calibrate={"new": [{"step": "ferkd", "preset": "auto"}]})
+    assert told[0] in again.lines
+
+
+def test_suspects_are_listed_beside_the_overlay(own: Project) -> None:
+    """The teacher's weights are random, so its labels say nothing: with a low bar many differ."""
+    noise = {"step": "noise", "confidence": 0.0, "agreement": 0.51, "target_below": 1.0}
+    own.run("calibrate", calibrate={"new": [noise, {"step": "truth"}]})
+    folder = own.layout.folder("calibrated/new")
+    table = images.load(own.layout)
+    found = pd.concat([pd.read_parquet(path) for path in sorted(folder.glob("_suspects-*"))])
+    assert len(found) > 0
+    assert found["path"].tolist() == table.paths[found["image_id"]].tolist()
+    assert (found["class_id"] == table.class_ids[found["image_id"]]).all()
+    assert (found["class_id"] != found["teacher_class"]).all()
+    actions = frame(own, "new")
+    kept = actions["action"] == Action.KEEP
+    assert set(actions["image_id"][kept]) == set(found["image_id"])
+    assert len(pd.read_parquet(folder)) == NUM_ROWS  # plain pandas sees the overlay alone
+    assert not verify(own.layout.root, NoProgress()).damages
+    alone: dict[str, Any] = {"calibrate": {"new": [{"step": "truth"}]}}
+    jobs.fit(own.params(**alone), NoProgress())
+    own.run("calibrate", shards=(0,), **alone)
+    assert not (folder / "_suspects-00000.parquet").exists()
+    own.run("calibrate", **alone)
+    assert not list(folder.glob("_suspects-*"))
+    assert not verify(own.layout.root, NoProgress()).damages
 
 
 def test_a_changed_recipe_runs_alone(own: Project) -> None:
@@ -191,7 +238,7 @@ def test_all_shards_are_told_together(own: Project) -> None:
     [outcome] = own.run("calibrate")
     assert len(outcome.shards) == 6
     assert [shard.action for shard in outcome.shards].count("run") == 1
-    assert outcome.lines[0].startswith("ferkd: 100 crops: ")
+    assert sum(line.startswith("ferkd: 100 crops: ") for line in outcome.lines) == 1
     assert sum(line.startswith("shares: 100 crops: ") for line in outcome.lines) == 1
 
 

@@ -1,5 +1,6 @@
 """The embedded data set: the same images whatever the order, honest splits, whole folders."""
 
+import csv
 import hashlib
 from pathlib import Path
 
@@ -196,3 +197,77 @@ def test_a_run_that_fails_leaves_the_old_folder_as_it_was(
 def test_impossible_parameters_are_refused_by_name(field: str, value: object) -> None:
     with pytest.raises(pydantic.ValidationError, match=field):
         Config.model_validate({field: value})
+
+
+NOISY = SMALL.model_copy(update={"wrong_labels": 0.15})
+
+NAMES = "8313c197dfc30a357fcaf722488b1d30cd12f14ace51d00268b1cfc42f4e0848"
+"""SHA-256 over the sorted paths of SMALL, as they were before labels could be wrong. The bytes were
+compared once, and were the same; they are not kept here, for they depend on the libraries."""
+
+
+def test_without_wrong_labels_the_folder_holds_the_splits_alone(tmp_path: Path) -> None:
+    numbers = run.run(SMALL, tmp_path / "digits", NoProgress()).numbers
+    assert set(numbers) == set(core.SPLITS)
+    assert sorted(path.name for path in (tmp_path / "digits").iterdir()) == sorted(core.SPLITS)
+
+
+def test_without_wrong_labels_every_image_lies_where_it_did(tmp_path: Path) -> None:
+    run.run(SMALL, tmp_path / "digits", NoProgress())
+    names = "".join(sorted(_digests(tmp_path / "digits")))
+    assert hashlib.sha256(names.encode()).hexdigest() == NAMES
+
+
+def test_wrong_labels_move_exactly_their_share_of_the_training_images(
+    tmp_path: Path, handwriting: core.Handwriting
+) -> None:
+    run.run(SMALL, tmp_path / "right", NoProgress())
+    report = run.run(NOISY, tmp_path / "wrong", NoProgress())
+    assert report.numbers["wrong_labels"] == 18
+    right, wrong = _digests(tmp_path / "right"), _digests(tmp_path / "wrong")
+    with (tmp_path / "wrong" / "wrong_labels.csv").open(encoding="utf-8") as file:
+        listed = list(csv.DictReader(file))
+    del wrong["wrong_labels.csv"]
+    moved = {path for path in wrong if path not in right}
+    assert moved == {f"train/{row['path']}" for row in listed}
+    assert len(moved) == 18
+    for row in listed:
+        was = f"train/{row['true_class']}/{Path(row['path']).name}"
+        assert row["path"].split("/")[0] != row["true_class"]
+        assert right[was] == wrong[f"train/{row['path']}"]  # the same bytes elsewhere
+    assert {name: digest for name, digest in wrong.items() if name not in moved}.items() <= (
+        right.items()
+    )
+
+
+def test_wrong_labels_are_the_same_again_and_a_larger_share_adds_to_them(
+    handwriting: core.Handwriting,
+) -> None:
+    digits = np.arange(1200)
+    classes = handwriting.classes
+
+    def draw(share: float, seed: int = 0) -> dict[tuple[int, int], int]:
+        return core.wrong_classes(classes, digits, 5, share, seed)
+
+    assert draw(0.1) == draw(0.1) != draw(0.1, seed=1)
+    assert len(draw(0.1)) == 600
+    assert len(draw(1 / 9)) == 667  # of 666.7
+    assert draw(0.1).items() <= draw(0.2).items()
+    assert draw(0) == {}
+
+
+def test_every_wrong_class_is_as_likely(handwriting: core.Handwriting) -> None:
+    wrong = core.wrong_classes(handwriting.classes, np.arange(NUM_DIGITS), 10, 1.0, seed=3)
+    steps = [(found - handwriting.classes[digit]) % 10 for (digit, _), found in wrong.items()]
+    counts = np.bincount(steps, minlength=10)
+    assert counts[0] == 0
+    # About 1,997 of each; five standard deviations either way.
+    assert np.abs(counts[1:] - len(steps) / 9).max() < 5 * np.sqrt(len(steps) / 9)
+
+
+def test_fewer_training_digits_are_some_of_those_that_more_are(
+    handwriting: core.Handwriting,
+) -> None:
+    few = core.split(handwriting.classes, (250, 50, 50), seed=0)["train"]
+    many = core.split(handwriting.classes, SIZES, seed=0)["train"]
+    assert set(few) <= set(many)

@@ -1,5 +1,6 @@
 """The sparse loss is the dense formula, in value and gradient, for every label there can be."""
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -9,13 +10,18 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stages.shared.training.config import LossName
 from stages.shared.training.labels import LabelTensors
 from stages.shared.training.loss import (
+    centred_mse,
     dense_cross_entropy,
     distillation_loss,
+    label_entropy,
     sparse_cross_entropy,
+    sparse_entropy,
 )
 from store.batch import LabelBatch
+from store.errors import ParamsError
 
 
 class Case(NamedTuple):
@@ -232,3 +238,185 @@ def test_saves_one_buffer_of_logits_size() -> None:
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         sparse_cross_entropy(*case)
     assert sum(tensor.numel() >= case.logits.numel() for tensor in saved) == 1
+
+
+PARTNERS = torch.tensor([3, 0, 6, 1, 2, 4, 5])
+
+
+def dense_reference(
+    logits: torch.Tensor, dense: torch.Tensor, loss: str, temperature: float
+) -> torch.Tensor:
+    scaled = logits / temperature
+    logp = scaled - scaled.exp().sum(1, keepdim=True).log()
+    rows = -(dense * logp).sum(1)
+    if loss == "kl":
+        rows = rows + torch.xlogy(dense.clamp(min=0), dense.clamp(min=0)).sum(1)
+    return rows.mean() * temperature**2
+
+
+@pytest.mark.parametrize("temperature", [1.0, 3.0])
+@pytest.mark.parametrize("share", [None, 0.3])
+@pytest.mark.parametrize("loss", ["cross_entropy", "kl"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_mixed_sparse_is_dense_in_float64(
+    kind: str, loss: LossName, share: float | None, temperature: float
+) -> None:
+    case = make_case(kind)
+    case = case._replace(tail=case.tail * torch.linspace(1, 0, 7, dtype=torch.float64))
+    case.logits.requires_grad_()
+    labels, dense = as_labels(case, torch.arange(7)), dense_label(case)
+    if share is not None:
+        labels = labels.mixed(PARTNERS, share)
+        dense = share * dense + (1 - share) * dense[PARTNERS]
+    value = distillation_loss(case.logits, labels, temperature=temperature, loss=loss)
+    expected = dense_reference(case.logits, dense, loss, temperature)
+    torch.testing.assert_close(value, expected, rtol=1e-12, atol=1e-12)
+    grad = gradient(value, case.logits)
+    torch.testing.assert_close(grad, gradient(expected, case.logits), rtol=1e-10, atol=1e-14)
+    torch.testing.assert_close(grad.sum(1), torch.zeros_like(grad[:, 0]), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("dense", [False, True])
+@pytest.mark.parametrize("loss", ["cross_entropy", "kl", "mse"])
+def test_gradcheck_of_mixed_labels(loss: LossName, dense: bool) -> None:
+    if loss == "mse" and not dense:
+        return
+    case = make_case("smoothed", num_rows=7, num_classes=5)
+    labels = as_labels(case, torch.arange(7) % 5, dense=dense).mixed(PARTNERS, 0.6)
+    case.logits.requires_grad_()
+
+    def value(logits: torch.Tensor) -> torch.Tensor:
+        return distillation_loss(logits, labels, truth_weight=0.4, loss=loss)
+
+    assert torch.autograd.gradcheck(value, (case.logits,))
+    grad = gradient(value(case.logits), case.logits)
+    torch.testing.assert_close(grad.sum(1), torch.zeros_like(grad[:, 0]), rtol=0, atol=1e-12)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    kind=st.sampled_from(KINDS),
+    num_classes=st.integers(3, 12),
+    share=st.floats(0, 1),
+    seed=st.integers(0, 2**31),
+)
+def test_mixing_is_linear_in_labels_and_losses(
+    kind: str, num_classes: int, share: float, seed: int
+) -> None:
+    case = make_case(kind, num_classes=num_classes, seed=seed)
+    case = case._replace(tail=case.tail * torch.linspace(1, 0, 7, dtype=torch.float64))
+    labels = as_labels(case, torch.arange(7) % num_classes)
+    mixed, dense = labels.mixed(PARTNERS, share), labels.expand(num_classes)
+    expected = share * dense + (1 - share) * dense[PARTNERS]
+    torch.testing.assert_close(mixed.expand(num_classes), expected)
+    partner = Case(*case)._replace(
+        class_ids=case.class_ids[PARTNERS], weights=case.weights[PARTNERS], tail=case.tail[PARTNERS]
+    )
+    torch.testing.assert_close(
+        distillation_loss(case.logits, mixed),
+        share * sparse_cross_entropy(*case) + (1 - share) * sparse_cross_entropy(*partner),
+    )
+    entropy = torch.special.entr(expected.clamp(min=0)).sum(1)
+    torch.testing.assert_close(label_entropy(mixed, num_classes, torch.float64), entropy)
+
+
+def test_entropy_sums_a_class_that_stands_thrice_first() -> None:
+    ids = torch.tensor([[2, 0, 2, 2], [1, 1, 1, 1]])
+    weights = torch.tensor([[0.1, 0.2, 0.3, 0.2], [0.5, 0.25, 0.25, 0.0]], dtype=torch.float64)
+    tail = torch.tensor([0.05, 0.0], dtype=torch.float64)
+    expected = torch.tensor([0.25, 0.05, 0.65, 0.05], dtype=torch.float64)
+    value = sparse_entropy(ids, weights, tail, 4)
+    assert value[0] == pytest.approx(-(expected * expected.log()).sum().item(), abs=1e-15)
+    assert value[1] == 0
+
+
+@pytest.mark.parametrize("dense", [False, True])
+def test_kl_is_nothing_where_the_student_agrees(dense: bool) -> None:
+    case = make_case("smoothed")
+    labels = as_labels(case, torch.arange(7), dense=dense)
+    logits = (dense_label(case).log() + 5).requires_grad_()  # a shift is no difference
+    loss = distillation_loss(logits, labels, loss="kl")
+    assert loss.item() == pytest.approx(0, abs=1e-14)
+    assert gradient(loss, logits).abs().max() < 1e-15
+    assert distillation_loss(case.logits, labels, loss="kl") > 0.01
+
+
+def test_kl_has_the_gradient_of_cross_entropy_bit_for_bit() -> None:
+    case = make_case("repeated")
+    logits = case.logits.float().requires_grad_()
+    labels = as_labels(case, torch.arange(7))
+    kl = distillation_loss(logits, labels, temperature=2.0, loss="kl")
+    cross_entropy = distillation_loss(logits, labels, temperature=2.0)
+    assert torch.equal(gradient(kl, logits), gradient(cross_entropy, logits))
+
+
+def test_mse_does_not_see_a_shift_and_is_nothing_at_the_label() -> None:
+    case = make_case("smoothed")
+    dense = dense_label(case)
+    loss = centred_mse(case.logits, dense)
+    shifts = torch.linspace(-9, 9, 7, dtype=torch.float64)[:, None]
+    torch.testing.assert_close(centred_mse(case.logits + shifts, dense), loss)
+    assert centred_mse(dense.log() + shifts, dense).item() == pytest.approx(0, abs=1e-25)
+    target = dense.log() - dense.log().mean(1, keepdim=True)
+    centred = case.logits - case.logits.mean(1, keepdim=True)
+    torch.testing.assert_close(loss, (centred - target).square().mean())
+
+
+def test_mse_is_twice_kl_at_high_temperature() -> None:
+    case = make_case("smoothed")
+    temperature = 1e4
+    hot_label = (dense_label(case).log() / temperature).softmax(1)
+    labels = replace(as_labels(case, torch.arange(7), dense=True), dense=hot_label)
+    hot = distillation_loss(case.logits, labels, temperature=temperature, loss="kl")
+    torch.testing.assert_close(
+        2 * hot, centred_mse(case.logits, dense_label(case)), rtol=1e-3, atol=0
+    )
+
+
+def test_mse_stops_at_the_least_stored_probability() -> None:
+    stored = np.array([[1, 0, 2.0**-24, 2.0**-26]], dtype=np.float16).astype(np.float32)
+    assert (stored > 0).tolist() == [[True, False, True, False]]
+    logits = torch.tensor([[24 * np.log(2), 0, 0, 0]], dtype=torch.float32)
+    assert centred_mse(logits, torch.from_numpy(stored)).item() == pytest.approx(0, abs=1e-10)
+
+
+def test_mse_refuses_labels_without_all_classes() -> None:
+    case = make_case("smoothed")
+    with pytest.raises(ParamsError, match=r"compress\.kind to full"):
+        distillation_loss(case.logits, as_labels(case, torch.arange(7)), loss="mse")
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "kl", "mse"])
+@pytest.mark.parametrize("truth_weight", [0.3, 1.0])
+def test_mixed_ground_truth_has_the_shares_of_the_crops(
+    truth_weight: float, loss: LossName
+) -> None:
+    case = make_case("smoothed")
+    targets = torch.arange(7)
+    labels = as_labels(case, targets, dense=True).mixed(PARTNERS, 0.6)
+    own = F.cross_entropy(case.logits, targets)
+    partner = F.cross_entropy(case.logits, targets[PARTNERS])
+    rest = distillation_loss(case.logits, labels, loss=loss)
+    expected = truth_weight * (0.6 * own + 0.4 * partner) + (1 - truth_weight) * rest
+    value = distillation_loss(case.logits, labels, truth_weight=truth_weight, loss=loss)
+    torch.testing.assert_close(value, expected, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("dense", [False, True])
+def test_cross_entropy_without_mixing_is_to_the_bit_what_it_is_alone(dense: bool) -> None:
+    case = make_case("smoothed")
+    logits, targets = case.logits.float().requires_grad_(), torch.arange(7)
+    labels = as_labels(case, targets, dense=dense)
+    alone = (
+        dense_cross_entropy(logits, dense_label(case), 2.0)
+        if dense
+        else sparse_cross_entropy(logits, *case[1:], temperature=2.0)
+    )
+    truth = F.cross_entropy(logits, targets)
+    for weight, expected in ((0.0, alone), (0.3, 0.3 * truth + (1 - 0.3) * alone), (1.0, truth)):
+        value = distillation_loss(logits, labels, temperature=2.0, truth_weight=weight)
+        assert torch.equal(value, expected)
+        grads = [
+            torch.autograd.grad(one, logits, retain_graph=True)[0] for one in (value, expected)
+        ]
+        assert torch.equal(*grads)

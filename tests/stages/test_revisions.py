@@ -9,9 +9,10 @@ import torch
 
 from stages.calibrate import core as calibrate
 from stages.calibrate.config import Config as CalibrateConfig
-from stages.calibrate.core import Crops, ServedLabels
-from stages.calibrate.fit import MaxProbCounts, fit
+from stages.calibrate.crops import Crops
+from stages.calibrate.fit import fit
 from stages.calibrate.run import REVISION as CALIBRATE_REVISION
+from stages.calibrate.served import ServedLabels
 from stages.compress.core import Predictions, sparse_columns
 from stages.compress.run import REVISION as COMPRESS_REVISION
 from stages.infer.config import Config as InferConfig
@@ -20,6 +21,7 @@ from stages.infer.run import REVISION as INFER_REVISION
 from store.codecs import Kind, LabelSpec, SparseLabels, to_entries
 from store.digest import rows_digest
 from store.images import ImageTable
+from tests.stages.calibration import evidence
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "revisions.json"
 NUM_CLASSES = 12
@@ -82,11 +84,11 @@ def calibrated() -> dict[str, Any]:
     entries = to_entries(spec("marginal_smoothing"), stored, targets())
     served = ServedLabels.from_entries(*entries, targets(), NUM_CLASSES)
     image_ids = np.arange(NUM_ROWS) // 4
-    crops = Crops(image_ids, targets(), columns["prob_0"], NUM_CLASSES, served)
+    crops = Crops(image_ids, targets(), columns["prob_0"], NUM_CLASSES, labels=served)
+    proof = evidence(columns["prob_0"], "compact", num_classes=NUM_CLASSES)
     found = {}
     for name, steps in config.root.items():
-        fitted = fit(steps, MaxProbCounts.empty(), "compact")
-        overlay, _ = calibrate.apply(steps, fitted, crops)
+        overlay = calibrate.apply(steps, fit(name, steps, proof), crops).overlay
         found[name] = {
             "action": overlay.action.tolist(),
             "teacher_weight": [round(float(w), 5) for w in np.nan_to_num(overlay.teacher_weight)],

@@ -150,6 +150,7 @@ def make_golden() -> dict[str, Any]:
         "classes": schema.CLASSES,
         "rejects": schema.REJECTS,
         "infer_rejects": schema.INFER_REJECTS,
+        "scores": schema.SCORES,
         "crops": schema.CROPS,
         "calibrated": schema.CALIBRATED,
         "soft": schema.soft(2, has_max_prob=False, has_outside_prob=False),

@@ -61,7 +61,8 @@ _NAMED = (
     default="labels",
     show_default=True,
     metavar="NAME",
-    help="Columns of: labels (everything joined), crops, soft, calibrated/NAME, images, rejects.",
+    help="Columns of: labels (everything joined), crops, soft, calibrated/NAME, images, rejects, "
+    "scores/NAME.",
 )
 @click.option("--force", is_flag=True, help="Replace OUT.")
 @params_option

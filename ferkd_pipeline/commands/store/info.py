@@ -67,6 +67,8 @@ def _headline(found: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
         with_box, without = found["bytes_per_crop"], found["label_bytes_per_crop"]
         yield "size", f"{with_box} bytes a crop with its box, {without} without"
     yield "calibrations", ", ".join(found.get("calibrations", [])) or "none"
+    if scores := found.get("scores"):
+        yield "scores", ", ".join(scores)
 
 
 def describe_label(label: Mapping[str, Any]) -> str:

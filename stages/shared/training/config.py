@@ -14,6 +14,8 @@ from stages.shared.model_config import ModelConfig
 ScheduleName = Literal["cosine", "serrated", "step", "one_cycle", "constant"]
 Precision = Literal["float32", "bf16", "fp16"]
 Device = Literal["auto", "cpu", "cuda"]
+MixName = Literal["none", "selfmix", "mixup", "cutmix", "mixup_cutmix"]
+LossName = Literal["cross_entropy", "kl", "mse"]
 
 
 class TrainingConfig(pydantic.BaseModel):
@@ -27,7 +29,7 @@ class TrainingConfig(pydantic.BaseModel):
     """Fields that cannot change a byte of the model."""
 
     seed: int = Field(default=0, ge=0, lt=2**63)
-    """Seed of the first weights, of the order of images and of the choice of crops."""
+    """Seed of the first weights, of the order of images, the choice of crops and their mixing."""
 
     batch_size: int = Field(default=128, ge=1)
     """Crops in a step, a multiple of crops_per_image."""
@@ -94,6 +96,30 @@ class TrainingConfig(pydantic.BaseModel):
     truth_weight: float = Field(default=0.0, ge=0, le=1)
     """Weight of the ground truth's loss, 1 - lambda; the labels' loss has the rest."""
 
+    loss: LossName = "cross_entropy"
+    """How the student is compared with a label: cross_entropy; kl (cross-entropy less the label's
+    entropy: the same gradients, and 0 where the student says what the label says); mse (logits
+    without their mean, mean over classes; needs labels of every class, kind full or an online
+    teacher, and temperature 1). The ground truth's part is cross-entropy with each of them."""
+
+    mix: MixName = "none"
+    """Which crops are mixed, with their labels: selfmix (a box of another crop of the same image;
+    off where crops_per_image is 1), mixup (all pixels of a crop of another image), cutmix (a box of
+    it), mixup_cutmix (one of the two in each step)."""
+
+    mixup_alpha: float = Field(default=0.8, gt=0)
+    """Mixup: a crop's own share is drawn from Beta(alpha, alpha), once a step."""
+
+    cutmix_alpha: float = Field(default=1.0, gt=0)
+    """Cutmix and selfmix: the share outside the box is drawn from Beta(alpha, alpha), once a step;
+    a box that leaves the crop is clipped, and the share is then what is left."""
+
+    mix_switch: float = Field(default=0.5, ge=0, le=1)
+    """For mixup_cutmix: probability that a step takes cutmix."""
+
+    mix_probability: float = Field(default=1.0, ge=0, le=1)
+    """Probability that a step's crops are mixed."""
+
     eval_every: int | None = Field(default=None, ge=1)
     """Steps between evaluations; none: only at the end."""
 
@@ -121,6 +147,7 @@ class TrainingConfig(pydantic.BaseModel):
         if self.final_lr > self.lr:
             raise ValueError(f"final_lr is {self.final_lr}, allowed: at most lr ({self.lr})")
         self._check_decay()
+        self._check_labels_use()
         return self
 
     def _check_decay(self) -> None:
@@ -132,6 +159,16 @@ class TrainingConfig(pydantic.BaseModel):
             )
         if any(not 0 < share < 1 for share in self.decay_at):
             raise ValueError(f"decay_at is {list(self.decay_at)}, allowed: shares within 0 and 1")
+
+    def _check_labels_use(self) -> None:
+        if self.loss == "mse" and self.temperature != 1:
+            raise ValueError(f"temperature is {self.temperature}, allowed with loss mse: 1")
+        if self.mix not in ("none", "selfmix") and self.images_per_step < 2:
+            raise ValueError(
+                f"mix is {self.mix} and a step has the crops of one image (batch_size "
+                f"{self.batch_size}, crops_per_image {self.crops_per_image}), allowed: two images "
+                "or more"
+            )
 
     @property
     def images_per_step(self) -> int:

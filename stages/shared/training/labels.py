@@ -4,7 +4,7 @@ Shapes: B crops (images x crops an image), E entries a crop, C classes.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
@@ -30,6 +30,10 @@ class LabelTensors:
     """(B,) int64, the ground-truth class."""
     dense: torch.Tensor | None = None
     """(B, C) float32 or None."""
+    partner_targets: torch.Tensor | None = None
+    """(B,) int64, the ground-truth class of what was mixed in; None: nothing was."""
+    share: float = 1.0
+    """Weight of ``targets`` in the mixed ground truth; ``partner_targets`` have the rest."""
 
     @classmethod
     def from_batch(cls, batch: LabelBatch) -> Self:
@@ -55,6 +59,34 @@ class LabelTensors:
             targets=targets,
         )
 
+    def mixed(self, partners: torch.Tensor, share: float) -> Self:
+        """Return share * label + (1 - share) * label of the crop ``partners`` (B,) int64 names.
+
+        Sparse labels get twice as many entries and stay sparse; a class of both has two of them.
+        """
+        rest = 1 - share
+        ids, weights = self.class_ids, self.weights
+        mixed = replace(
+            self,
+            class_ids=torch.cat([ids, ids[partners]], 1),
+            weights=torch.cat([share * weights, rest * weights[partners]], 1),
+            tail=share * self.tail + rest * self.tail[partners],
+            dense=None if self.dense is None else share * self.dense + rest * self.dense[partners],
+        )
+        return mixed.with_mixed_truth(partners, share)
+
+    def with_mixed_truth(self, partners: torch.Tensor, share: float) -> Self:
+        """Return these labels with the ground truth alone mixed, as in `mixed`."""
+        assert self.partner_targets is None, "mixed once"
+        return replace(self, partner_targets=self.targets[partners], share=share)
+
+    def expand(self, num_classes: int) -> torch.Tensor:
+        """Return the labels as (B, C) float64; the loss never does this."""
+        if self.dense is not None:
+            return self.dense.double()
+        full = self.tail.double()[:, None].repeat(1, num_classes)
+        return full.scatter_add_(1, self.class_ids, self.weights.double())
+
     def to(self, device: torch.device) -> Self:
         """Return the labels on ``device``."""
         return self._map(lambda tensor: tensor.to(device, non_blocking=True))
@@ -64,10 +96,13 @@ class LabelTensors:
         return self._map(lambda tensor: tensor.pin_memory())
 
     def _map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Self:
+        partner_targets = self.partner_targets
         return type(self)(
             change(self.class_ids),
             change(self.weights),
             change(self.tail),
             change(self.targets),
             None if self.dense is None else change(self.dense),
+            None if partner_targets is None else change(partner_targets),
+            self.share,
         )

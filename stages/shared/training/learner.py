@@ -12,7 +12,7 @@ from stages.shared.training.batches import CropSource, CropView
 from stages.shared.training.config import LearnerConfig, TrainingConfig
 from stages.shared.training.evaluation import EvaluationSet, Evaluator
 from stages.shared.training.history import History
-from stages.shared.training.trainer import fit
+from stages.shared.training.trainer import OnlineTeacher, fit
 from store.atomic import replace_folder
 from store.errors import ParamsError
 
@@ -37,11 +37,15 @@ def learn(
     evaluation: EvaluationSet | None,
     progress: Progress,
     label: str,
+    teacher: OnlineTeacher | None = None,
 ) -> Learned:
     """Build the network that ``config`` names, train it on ``source`` and measure it.
 
+    ``teacher`` labels the crops of every step anew, instead of the labels of ``source``.
+
     Raises:
-        ParamsError: the network, optimizer, device or precision cannot be had.
+        ParamsError: the network, optimizer, device or precision cannot be had, or the loss or the
+            mixing does not suit labels or teacher.
         DataError: an image is missing, damaged or changed.
         ShardError: training diverged.
     """
@@ -55,6 +59,7 @@ def learn(
         source,
         config,
         evaluator=evaluator,
+        teacher=teacher,
         progress=progress,
         label=label,
     )
@@ -104,6 +109,25 @@ def check_temperature(config: TrainingConfig, view: CropView) -> None:
         raise ParamsError(
             f"train.temperature is {stored:g}, allowed with the calibration "
             f"{view.meta.calibration}: 1, since its labels mix teacher and ground truth"
+        )
+
+
+def check_loss(config: TrainingConfig, view: CropView) -> None:
+    """Refuse a loss that the view's kind of labels cannot give.
+
+    Raises:
+        ParamsError: mse without a probability of every class, or labels that are no probabilities.
+    """
+    kind = view.meta.label.kind
+    if config.loss == "mse" and kind != "full":
+        raise ParamsError(
+            f"train.loss is mse, which needs a probability of every class, but compress.kind is "
+            f"{kind}; set compress.kind to full, or train.loss to cross_entropy or kl"
+        )
+    if kind == "logits":
+        raise ParamsError(
+            f"train.loss is {config.loss}, which needs probabilities, but compress.kind is logits; "
+            "set compress.kind to another"
         )
 
 

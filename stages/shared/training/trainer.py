@@ -8,7 +8,7 @@ CPU, whatever num_workers is.
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -24,9 +24,9 @@ from stages.shared.training.batches import CropSource, StepPlan
 from stages.shared.training.config import TrainingConfig
 from stages.shared.training.evaluation import Evaluator
 from stages.shared.training.history import History
-from stages.shared.training.labels import LabelTensors
 from stages.shared.training.loader import StepBatches, TrainingBatch, iterate_steps, pixel_sizes
 from stages.shared.training.loss import distillation_loss
+from stages.shared.training.mixing import Mix, draw_mix, is_off, mix_pixels
 from stages.shared.training.schedule import make_schedule
 from store.errors import ParamsError, ShardError
 
@@ -46,11 +46,14 @@ class OnlineTeacher:
         """Freeze it and put it on ``device``."""
         self.model.module.to(device).eval().requires_grad_(False)
 
-    def labels(self, pixels: torch.Tensor, temperature: float) -> torch.Tensor:
-        """Return soft labels (B, C) of uint8 crops at the teacher's own size."""
+    def labels(
+        self, pixels: torch.Tensor, temperature: float, mix: Mix | None = None
+    ) -> torch.Tensor:
+        """Return soft labels (B, C) of uint8 crops at the teacher's own size, mixed by ``mix``."""
         spec = self.model.spec
         with torch.inference_mode():
-            logits: torch.Tensor = self.model.module(normalise(pixels, spec.mean, spec.std))
+            inputs = mix_pixels(normalise(pixels, spec.mean, spec.std), mix)
+            logits: torch.Tensor = self.model.module(inputs)
             return (logits.float() / temperature).softmax(1)
 
 
@@ -70,11 +73,19 @@ class Trainer:
         """Prepare everything; the first batch is only made by the first step.
 
         ``teacher`` replaces the labels of ``source``; where its input size differs from the
-        student's, every crop is resized twice from the decoded image, once for each.
+        student's, every crop is resized twice from the decoded image, once for each. Crops that
+        are mixed are labelled after mixing, so both must see the same boxes.
 
         Raises:
-            ParamsError: the optimizer, the device or the precision cannot be had.
+            ParamsError: the optimizer, the device or the precision cannot be had, or crops are to
+                be mixed and ``teacher`` has another input size than the student.
         """
+        if teacher is not None and config.mix != "none" and teacher.model.spec.size != spec.size:
+            raise ParamsError(
+                f"mix is {config.mix} with an online teacher of input size "
+                f"{_by(teacher.model.spec.size)}, but the student's is {_by(spec.size)}; set "
+                "model.input_size alike, or mix to none"
+            )
         self.config = config
         self.history = History()
         self.num_steps = config.num_steps(source.num_images)
@@ -125,10 +136,12 @@ class Trainer:
         lr = self._schedule(self.steps_done)
         for group in self._optimizer.param_groups:
             group["lr"] = lr * group.get("lr_scale", 1.0)
+        mix = draw_mix(self.config, self.steps_done, self._spec.size)
         # Not `prepare(module)`: it would put the autocast into the module for ever.
         with self._accelerator.autocast():
-            logits = self.module(normalise(batch.pixels, self._spec.mean, self._spec.std))
-        loss = self._loss(logits, batch)
+            pixels = normalise(batch.pixels, self._spec.mean, self._spec.std)
+            logits = self.module(mix_pixels(pixels, mix))
+        loss = self._loss(logits, batch, mix)
         self._accelerator.backward(loss)
         if self.config.clip_grad is not None:
             self._accelerator.clip_grad_norm_(self.module.parameters(), self.config.clip_grad)
@@ -139,18 +152,25 @@ class Trainer:
         if self.device.type == "cpu" or len(self._unread) >= _CHECK_EVERY:
             self._read_losses()
 
-    def _loss(self, logits: torch.Tensor, batch: TrainingBatch) -> torch.Tensor:
-        temperature, truth_weight = self.config.temperature, self.config.truth_weight
-        labels = batch.labels
+    def _loss(self, logits: torch.Tensor, batch: TrainingBatch, mix: Mix | None) -> torch.Tensor:
+        config, labels = self.config, batch.labels
         if self._teacher is not None:
             pixels = batch.pixels if self._shared_pixels else batch.teacher_pixels
             assert pixels is not None
             # inference tensors cannot be saved for a backward pass; a clone outside can
-            dense = self._teacher.labels(pixels, temperature).clone()
-            labels = LabelTensors(
-                labels.class_ids, labels.weights, labels.tail, labels.targets, dense
-            )
-        return distillation_loss(logits, labels, temperature=temperature, truth_weight=truth_weight)
+            dense = self._teacher.labels(pixels, config.temperature, mix).clone()
+            labels = replace(labels, dense=dense)
+            if mix is not None:
+                labels = labels.with_mixed_truth(mix.partners_on(self.device), mix.share)
+        elif mix is not None:
+            labels = labels.mixed(mix.partners_on(self.device), mix.share)
+        return distillation_loss(
+            logits,
+            labels,
+            temperature=config.temperature,
+            truth_weight=config.truth_weight,
+            loss=config.loss,
+        )
 
     def _read_losses(self) -> None:
         if not self._unread:
@@ -189,13 +209,16 @@ def fit(
     """Train ``module`` in place as ``config`` says; it ends in evaluation mode, on the device.
 
     Raises:
-        ParamsError: the optimizer, the device or the precision cannot be had.
+        ParamsError: the optimizer, the device or the precision cannot be had, or the loss or the
+            mixing does not suit labels or teacher.
         ShardError: a loss or an output is not finite.
         DataError: an image is missing, damaged or changed.
     """
     with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
         trainer = Trainer(module, spec, source, config, teacher=teacher)
         progress.start(label, trainer.num_steps, "steps")
+        if is_off(config):
+            progress.note(f"{label}: mix is selfmix, but crops_per_image is 1: nothing is mixed")
         every = config.eval_every or trainer.num_steps
         while trainer.steps_done < trainer.num_steps:
             trainer.advance(min(every, trainer.num_steps - trainer.steps_done), progress)
@@ -204,6 +227,10 @@ def fit(
                 trainer.history.evaluations.append((trainer.steps_done, accuracy))
     module.eval()
     return trainer.history
+
+
+def _by(size: tuple[int, int]) -> str:
+    return f"{size[0]}x{size[1]}"
 
 
 def make_optimizer(module: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:

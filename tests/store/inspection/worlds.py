@@ -80,9 +80,10 @@ def random_rows(spec: LabelSpec, seed: int, targets: NDArray[np.int32] | None = 
     order = np.argsort(-probs, axis=1, kind="stable").astype(np.int32)
     order[2] = -1
     at_target = probs[np.arange(num_rows), targets]
+    ids = np.arange(num_rows, dtype=np.int32)
     largest = probs.max(axis=1).astype(np.float32)
     if spec.kind == "full":
         values = probs.astype(np.float16)
-        return LabelRows(spec, targets, largest, at_target.astype(np.float32), None, values)
+        return LabelRows(spec, ids, targets, largest, at_target.astype(np.float32), None, values)
     sparse = encode(spec, order, -np.sort(-probs, axis=1), targets, at_target)
-    return LabelRows(spec, targets, largest, at_target.astype(np.float32), sparse, None)
+    return LabelRows(spec, ids, targets, largest, at_target.astype(np.float32), sparse, None)

@@ -103,9 +103,9 @@ def test_missing_tables_say_why(own: SmallStore, full: SmallStore) -> None:
     own.layout.entry("soft", "part-00001").unlink()
     with pytest.raises(DataError, match=r"missing; run `ferkd-pipeline stage compress --shard 1`"):
         opened.labels(1)
-    known = "images, rejects, crops, predictions, soft, calibrated/mixed"
-    for read in (lambda: opened.dataset("scores"), lambda: opened.arrays("scores", 0)):
-        with pytest.raises(ParamsError, match=f"no artifact 'scores'; there are {known}$"):
+    known = "images, rejects, crops, predictions, soft, scores, calibrated/mixed"
+    for read in (lambda: opened.dataset("guesses"), lambda: opened.arrays("guesses", 0)):
+        with pytest.raises(ParamsError, match=f"no artifact 'guesses'; there are {known}$"):
             read()
     with pytest.raises(DataError, match=r"no calibration 'x' \(there: mixed\)"):
         opened.dataset("calibrated/x")

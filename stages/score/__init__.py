@@ -1,0 +1,1 @@
+"""Score every training image: which ones deserve the teacher (Data Selection)."""

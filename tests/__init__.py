@@ -1,0 +1,1 @@
+"""Tests, mirroring the rooms; a package, since a library installs another top-level `tests`."""
