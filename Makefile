@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export DVC_NO_ANALYTICS := 1
 
-.PHONY: help setup repro test lint types bench clean
+.PHONY: help setup repro test lint types bench study clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -43,6 +43,9 @@ bench: $(READY) ## size and speed of the label store beside other formats (docs/
 	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
 		-c constraints.txt -e '.[bench]'
 	@$(VENV)/bin/python benchmarks/store.py
+
+study: $(READY) ## run the study of docs/study.md (about 40 minutes on two cores)
+	@dvc repro experiments/dvc.yaml
 
 clean: ## delete what tools left; data, labels and models stay
 	@rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.* htmlcov dist
