@@ -3,6 +3,7 @@
 import click
 
 from ferkd_pipeline import __version__
+from ferkd_pipeline.commands.calibrate import calibrate
 from ferkd_pipeline.commands.init import init
 from ferkd_pipeline.commands.record import record
 from ferkd_pipeline.commands.report import report
@@ -32,5 +33,5 @@ def root() -> None:
     """
 
 
-for _command in (init, stage, record, store, report):
+for _command in (init, stage, record, store, calibrate, report):
     root.add_command(_command)

@@ -1,21 +1,10 @@
 """The report's tables as plain text cells, shown alike on the terminal and on the page."""
 
-from dataclasses import dataclass
-
+from ferkd_pipeline.pages.table import Table
 from ferkd_pipeline.report.gather import Results, arm_name
 from ferkd_pipeline.report.labels import Artifact
 from ferkd_pipeline.report.measured import Difference, Spread
 from store.units import readable_bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    """A title, a header, rows of cells, and sentences below."""
-
-    title: str
-    header: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    notes: tuple[str, ...] = ()
 
 
 def tables(results: Results) -> list[Table]:

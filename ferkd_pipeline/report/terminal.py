@@ -4,8 +4,9 @@ from rich import box
 from rich.console import Console, JustifyMethod
 from rich.table import Table as RichTable
 
+from ferkd_pipeline.pages.table import Table
 from ferkd_pipeline.report.gather import Results
-from ferkd_pipeline.report.tables import Table, tables
+from ferkd_pipeline.report.tables import tables
 
 
 def show(results: Results, console: Console | None = None) -> None:
