@@ -70,7 +70,7 @@ class SoftPart:
         Raises:
             DataError: the kind has none (logits), or the part is damaged.
         """
-        self._require_probabilities()
+        self.require_probabilities()
         if self.spec.is_dense:
             reader = self._reader()
             return np.asarray(reader.read("max_prob", 0, reader.num_images)).reshape(-1)
@@ -83,7 +83,7 @@ class SoftPart:
         Raises:
             DataError: the kind has none (logits), or the part is damaged.
         """
-        self._require_probabilities()
+        self.require_probabilities()
         if self.spec.is_dense:
             return self._dense_scalars()
         names = ["image_id", "target", self._max_column, "target_prob"]
@@ -99,7 +99,7 @@ class SoftPart:
         Raises:
             DataError: the kind has none (logits), or the part is damaged.
         """
-        self._require_probabilities()
+        self.require_probabilities()
         if not self.spec.is_dense:
             return tables.column(self._table(["class_0"]), "class_0")
         found = [np.empty(0, np.int32)]
@@ -136,7 +136,12 @@ class SoftPart:
         for start, stop in bounds if only is None else [bounds[number] for number in only]:
             yield start, stop, reader.read(name, start, stop)
 
-    def _require_probabilities(self) -> None:
+    def require_probabilities(self) -> None:
+        """Refuse labels that calibration is not defined for.
+
+        Raises:
+            DataError: the kind is logits.
+        """
         if self.spec.kind == "logits":
             raise DataError(
                 f"{self.layout.entry('soft', self.entry.stem)} holds labels of kind logits, which "

@@ -239,10 +239,11 @@ def all_soft(source: Source, table: ImageTable) -> list[Entry]:
     """The labels of every shard, checked against what stands beside them and each other.
 
     Raises:
-        DataError: some are missing, do not fit, or are of another kind.
+        DataError: some are missing, do not fit, are of another kind, or hold no probabilities.
     """
     softs = [_soft(source, table, shard) for shard in range(source.num_shards)]
     for entry in softs:
+        SoftPart(source.layout, entry).require_probabilities()
         if label_of(entry) != label_of(softs[0]):
             raise DataError(
                 f"{source.layout.entry('soft', entry.stem)} holds another kind of label than "

@@ -26,6 +26,7 @@ def test_the_command_line_is_frozen() -> None:
         return sorted(name for parameter in command.params for name in parameter.opts)
 
     assert {name: options(command) for name, command in root.commands.items()} == {
+        "calibrate": [],
         "init": ["--force", "--images", "--list", "--recipe", "--val", "folder"],
         "record": ["--json", "--params", "name"],
         "report": ["--metrics", "--no-page", "--out", "--params", "--quiet"],
@@ -37,7 +38,9 @@ def test_the_command_line_is_frozen() -> None:
     assert list(store.commands) == ["info", "verify", "stats", "diff", "export", "gc"]
 
 
-@pytest.mark.parametrize("words", [[], ["stage"], ["record"], ["init"], ["report"], ["store"]])
+@pytest.mark.parametrize(
+    "words", [[], ["stage"], ["record"], ["init"], ["report"], ["store"], ["calibrate"]]
+)
 def test_help_teaches(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main([*words, "--help"]) == 0
     shown = capsys.readouterr().out

@@ -23,7 +23,7 @@ from store.parts import PartWriter
 from store.schema import SCORES
 from store.soft_part import SoftPart
 from tests.stages.calibration import FERKD_CUSTOM, steps
-from tests.world import NUM_CROPS, NUM_IMAGES, Project, copy_project
+from tests.world import NUM_CROPS, NUM_IMAGES, Project, copy_project, forget_predictions
 
 FERKD = {**FERKD_CUSTOM, "drop_below": 0.6, "soften_to": 0.7, "drop_from": 0.95}
 NOISE = {"step": "noise", "confidence": 0.3, "agreement": 0.6, "target_below": 0.6}
@@ -192,6 +192,21 @@ def test_images_are_found_in_any_piece(
     for image_id in range(start, stop):
         rows = pieces.rows_of_image(own.layout, own.entry("soft", 1), image_id - start)
         assert rows.image_ids.tolist() == [image_id] * NUM_CROPS
+
+
+@pytest.mark.parametrize("kind", ["marginal_smoothing", "full"])
+def test_rejected_crops_are_counted_apart(kind: str, own: Project) -> None:
+    forget_predictions()
+    Path("images/bee/0.jpg").unlink()
+    change: dict[str, Any] = {"infer": {"max_reject_share": 0.5}}
+    own.run("infer", "compress", compress={"kind": kind, "k": 2}, **change)
+    [seen] = looked(own, "noise")
+    assert seen.counts.actions["reject"] == NUM_CROPS
+    assert seen.num_crops == NUM_IMAGES * NUM_CROPS
+    assert seen.num_entropies == seen.training["max"].total == seen.num_crops - NUM_CROPS
+    assert np.isfinite([seen.entropy_before, seen.entropy_after]).all()
+    rows, overlay = close_up(seen, 5)
+    assert np.isnan(rows.max_prob).all() and (overlay.action == Action.REJECT).all()
 
 
 # Entropy of calibrated labels.

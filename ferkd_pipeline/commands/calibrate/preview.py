@@ -1,0 +1,130 @@
+"""`ferkd-pipeline calibrate preview`: what calibrations would do, without writing any."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ferkd_pipeline.commands.options import json_option, params_option, print_json
+from ferkd_pipeline.commands.store.shared import show_lines, show_table
+from store.errors import ParamsError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ferkd_pipeline.pages.table import Table
+    from stages.calibrate.survey import Preview
+
+EPILOG = """
+\b
+Examples:
+  ferkd-pipeline calibrate preview        all calibrations of params.yaml
+  ferkd-pipeline calibrate preview ferkd --page preview.html
+  ferkd-pipeline calibrate preview --try '{step: ferkd, preset: auto}'
+  ferkd-pipeline calibrate preview --try '[{step: revise}, {step: ferkd}]'
+
+Nothing is written into the store. Of more than four million crops a sample is looked at, which
+takes seconds at any size.
+"""
+
+
+@click.command(epilog=EPILOG, short_help="Show what calibrations would do.")
+@click.argument("names", metavar="[NAME]...", nargs=-1)
+@click.option(
+    "--try",
+    "tried",
+    multiple=True,
+    metavar="STEPS",
+    help="Steps as they would stand in params.yaml: one, or a list. May be given several times. "
+    "Without NAME only these are shown.",
+)
+@click.option("--all", "everything", is_flag=True, help="Count every crop, however many.")
+@click.option(
+    "--page",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Write a page with pictures: histogram and thresholds, hardest and easiest crops.",
+)
+@click.option(
+    "--images",
+    "num_images",
+    type=click.IntRange(0, 100),
+    default=6,
+    show_default=True,
+    metavar="N",
+    help="Images whose crops are pictured for each calibration.",
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Draws these images.")
+@params_option
+@json_option
+def preview(
+    names: tuple[str, ...],
+    tried: tuple[str, ...],
+    everything: bool,
+    page: Path | None,
+    num_images: int,
+    seed: int,
+    params_path: Path,
+    as_json: bool,
+) -> None:
+    """Show what calibrations would do to crops, images and labels, and how reliable the teacher is
+    on these crops. NAME is a calibration of params.yaml; none: all of them.
+    """
+    from ferkd_pipeline import params
+    from ferkd_pipeline.preview import proposals
+
+    values = params.load(params_path)
+    recipes = proposals.recipes(values, names, tried)
+    if page is not None and page.resolve().is_relative_to(values.store.root.resolve()):
+        raise ParamsError(f"--page {page}: lies in the label store, allowed: a file outside it")
+    source = proposals.source(values)
+
+    from ferkd_pipeline import progress
+    from stages.calibrate import survey
+
+    with progress.watched() as watch:
+        found = survey.preview(recipes, source, watch, everything=everything)
+        if page is not None:
+            from ferkd_pipeline.preview.page import write_page
+
+            write_page(found, page, images=source.images_folder, num=num_images, seed=seed)
+    if as_json:
+        from ferkd_pipeline.preview.as_json import to_json
+
+        print_json(to_json(found))
+    else:
+        _show(found, num_named=len(recipes) - len(tried))
+    if page is not None:
+        click.echo(f"{page}: the same with pictures", err=True)
+
+
+def _show(found: Sequence[Preview], num_named: int) -> None:
+    from ferkd_pipeline.preview import bins, words
+
+    show_lines([words.looked_at(found[0])])
+    for seen in found:
+        _show_table(words.actions(seen, f"Calibration {seen.recipe.name}"))
+        steps = [f"{n}. {line}" for n, line in enumerate(words.step_lines(seen), 1)]
+        show_lines([*steps, *words.lines(seen), *words.suspect_lines(seen)])
+    if len(found) > 1:
+        _show_table(words.comparison(found))
+    shown = set()
+    for seen in found:
+        kind = words.on_of(seen), _validation_of(seen)
+        if kind not in shown:
+            shown.add(kind)
+            _show_table(bins.table(seen, kind[0]))
+    click.echo()
+    show_lines([words.next_line(found[-1], is_tried=num_named < len(found))])
+
+
+def _validation_of(seen: Preview) -> str | None:
+    from stages.calibrate.fit import validation_root
+
+    return validation_root(seen.recipe.steps)
+
+
+def _show_table(table: Table) -> None:
+    show_table(table.title, table.header, table.rows, table.notes)

@@ -1,0 +1,89 @@
+"""Which calibrations are looked at: those of params.yaml, and those tried on the command line."""
+
+import difflib
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ferkd_pipeline import jobs, params, yaml_file
+from ferkd_pipeline.params import Params
+from stages.calibrate.config import Config
+from stages.calibrate.inputs import Recipe
+from stages.shared.contract import Source
+from store.errors import DataError, ParamsError
+
+
+def source(values: Params) -> Source:
+    """Return the store of params.yaml; the folder of images is only for pictures.
+
+    Raises:
+        DataError: there is no such store.
+    """
+    root = values.store.root
+    if not root.is_dir():
+        raise DataError(f"{root}: there is no label store; `ferkd-pipeline stage index` begins one")
+    if "index" in values.sections:
+        return jobs.source_of(values)
+    return Source(jobs.layout_of(values), values.store.num_shards, Path())
+
+
+def recipes(values: Params, names: Sequence[str], tried: Sequence[str]) -> list[Recipe]:
+    """Return the calibrations to look at, those of params.yaml first.
+
+    Args:
+        values: of params.yaml, which need have no section `calibrate`.
+        names: of calibrations in it; none: all of them, or none where something is tried.
+        tried: YAML texts, each one step or a list of steps.
+
+    Raises:
+        ParamsError: a name is not there, a text is no calibration, or there is nothing to look at.
+    """
+    section = values.sections.get("calibrate")
+    known: Mapping[str, Any] = section.root if isinstance(section, Config) else {}
+    chosen = dict.fromkeys(names or (() if tried else known))
+    for name in chosen:
+        if name not in known:
+            raise ParamsError(_unknown(values.path, name, list(known)))
+    found = [Recipe(name, known[name]) for name in chosen] + _tried(tried, set(known))
+    if not found:
+        raise ParamsError(
+            f"{values.path} has no section `calibrate`; try steps with --try, such as "
+            "--try '{step: ferkd, preset: auto}'"
+        )
+    return found
+
+
+def _unknown(path: Path, name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {close[0]}? " if close else ""
+    return (
+        f"NAME {name}: {path} names no such calibration; {hint}in its section calibrate: "
+        f"{', '.join(known) or 'none'}"
+    )
+
+
+def _tried(texts: Sequence[str], taken: set[str]) -> list[Recipe]:
+    raw: dict[str, Any] = {}
+    for text in texts:
+        raw[_free_name({*taken, *raw})] = _steps(text)
+    if not raw:
+        return []
+    section = params.check(Path("--try"), {"calibrate": raw}).typed("calibrate", Config)
+    return [Recipe(name, steps) for name, steps in section.root.items()]
+
+
+def _steps(text: str) -> Any:
+    """Return what stands in a YAML text, in flow or block style."""
+    wrapped = "steps:\n" + textwrap.indent(text, "  ")
+    read = yaml_file.parse_mapping(wrapped, Path("--try"))["steps"]
+    return [read] if isinstance(read, dict) else read
+
+
+def _free_name(taken: set[str]) -> str:
+    """Return `try`, or `try-2` and so on where that is taken."""
+    number, name = 1, "try"
+    while name in taken:
+        number += 1
+        name = f"try-{number}"
+    return name

@@ -1,0 +1,279 @@
+"""`calibrate preview`: text, JSON and page on the tiny project, and what it refuses."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ferkd_pipeline import cli
+from ferkd_pipeline.commands.calibrate import calibrate
+from ferkd_pipeline.preview import figures, proposals, samples
+from stages.calibrate import survey
+from stages.calibrate.inputs import Recipe
+from stages.calibrate.thresholds import Thresholds
+from stages.shared.contract import NoProgress
+from tests.world import CLASSES, Project, copy_project
+
+NOISE = "{step: noise, confidence: 0.3, agreement: 0.6, target_below: 0.6}"
+TRY = f"[{NOISE}, {{step: revise}}, {{step: ferkd, preset: ferkd_share}}]"
+
+
+def run(*words: str) -> int:
+    return cli.main(["calibrate", "preview", *words])
+
+
+def found_json(capsys: pytest.CaptureFixture[str], *words: str) -> Any:
+    capsys.readouterr()
+    assert run(*words, "--json") == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_the_options_are_frozen() -> None:
+    options = {option for each in calibrate.commands["preview"].params for option in each.opts}
+    assert options == {
+        *("names", "--try", "--all", "--page", "--images", "--seed", "--params", "--json"),
+    }
+
+
+def test_help_is_quick_and_narrow(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--help") == 0
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
+    code = (
+        "import sys; from ferkd_pipeline.cli import main; main(['calibrate', 'preview', '--help']);"
+        "heavy = {'torch', 'pyarrow', 'pydantic', 'numpy', 'rich', 'yaml', 'matplotlib'};"
+        "print(sorted(heavy & set(sys.modules)), file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stderr == "[]\n"
+
+
+def test_the_command_is_one_call(shared: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[Any, ...]] = []
+
+    def preview(recipes: list[Recipe], source: Any, _: object, *, everything: bool) -> Any:
+        calls.append(([recipe.name for recipe in recipes], source, everything))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(survey, "preview", preview)
+    assert run("shares", "--try", "{step: truth}", "--all") == 130
+    run()
+    source = shared.source()
+    assert calls == [(["shares", "try"], source, True), (["ferkd", "shares"], source, False)]
+
+
+def test_it_prints_tables_and_what_to_do_next(
+    shared: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = shared.tree()
+    assert run("--page", "../preview.html") == 0
+    captured = capsys.readouterr()
+    for text in (
+        "Counted: all 100 crops of 25 images.",
+        "Calibration shares",
+        "2. revise labels whose first class is wrong: eta 0.7, so a margin of 0.3",
+        "2 images would lose all their crops: these 8 stay as softened ground truth.",
+        "Label entropy: 0.674 -> 0.694 nats",
+        "Side by side",
+        "How reliable the teacher is, by the teacher's maximum",
+        "The key validation of the step ferkd",
+        "Next: `ferkd-pipeline stage calibrate` writes it as an overlay.",
+    ):
+        assert text in captured.out
+    assert "\x1b" not in captured.out
+    assert re.search(r"^drop +20 +20\.00 +15 +60\.00$", captured.out, re.MULTILINE)
+    assert captured.err.endswith("../preview.html: the same with pictures\n")
+    assert shared.tree() == before
+
+
+def test_json_has_every_number(shared: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    found = found_json(capsys, "shares", "--try", TRY)
+    assert (found["num_crops"], found["num_all_crops"], found["is_sample"]) == (100, 100, False)
+    shares, tried = found["calibrations"]["shares"], found["calibrations"]["try"]
+    assert shares["actions"]["drop"] == {
+        "crops": 20, "share": 0.2, "images": 15, "image_share": 0.6,
+    }  # fmt: skip
+    assert sum(each["share"] for each in tried["actions"].values()) == pytest.approx(1)
+    assert shares["intervals"] == "drop up to 0.5875, soften up to 0.7125, drop from 0.9175"
+    assert shares["restored_images"] == 2 and shares["suspects"] is None
+    assert shares["entropy"]["classes_after"] == pytest.approx(np.exp(shares["entropy"]["after"]))
+    bins = shares["reliability"]["bins"]
+    assert sum(each["training"]["crops"] for each in bins) == 100
+    assert {each["validation"] for each in bins} == {None}
+    assert len(tried["suspects"]) > 5
+    assert tried["suspects"][0]["class"] in CLASSES
+    assert [step["step"] for step in tried["steps"]] == ["noise", "revise", "ferkd"]
+
+
+def test_suspects_and_validation_are_told(
+    shared: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    auto = "{step: ferkd, preset: auto, on: target, validation: labels}"
+    assert run("--try", f"[{NOISE}, {auto}]") == 0
+    shown = capsys.readouterr().out
+    assert re.search(r"\d+ of 25 images are suspected of a wrong label", shown)
+    assert "labels/calibrated/try/_suspects-*.parquet" in shown
+    assert shown.count(": labelled ") == 5
+    assert "validation %" in shown and "by heart" not in shown
+    assert "by the ground truth's probability" in shown
+    assert "put the steps into params.yaml under calibrate.try" in shown
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--try", "{step: revise, eta: 2}"), "--try: calibrate.try[0].eta = 2: must be less than"),
+        (("--try", "{step: ferkd, epz: 1}"), "--try: calibrate.try[0].epz: unknown key; did you"),
+        (("--try", "{step: truth}", "--try", "7"), "--try: calibrate.try-2 = 7: must be a list"),
+        (("--try", ""), "--try: calibrate.try = null: must be a list"),
+        (("--try", "[{a"), "--try: line "),
+        (("--try", NOISE), "try has the step noise alone"),
+        (("--try", "{step: ferkd, preset: custom, drop_from: 0.01}"), "drops every one of 100"),
+        (("shaers",), "NAME shaers: params.yaml names no such calibration; did you mean shares?"),
+        (("--page", "labels/x.html"), "--page labels/x.html: lies in the label store"),
+    ],
+)
+def test_what_is_wrong_is_one_line(
+    words: tuple[str, ...], message: str, shared: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = shared.tree()
+    assert run(*words) == 2
+    captured = capsys.readouterr()
+    line = captured.err.splitlines()[-1]
+    assert line.startswith("Error: ") and message in line
+    assert captured.out == "" and shared.tree() == before
+
+
+def test_without_a_section_calibrate(own: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    own.write_params(calibrate=None, index=None)
+    assert list(found_json(capsys, "--try", "{step: truth}")["calibrations"]) == ["try"]
+    assert run() == 2
+    assert "has no section `calibrate`; try steps with --try" in capsys.readouterr().err
+    own.write_params(calibrate={"try": [{"step": "truth"}]})
+    assert list(
+        found_json(capsys, "try", "--try", "- step: revise\n  eta: 0.5")["calibrations"]
+    ) == [
+        "try",
+        "try-2",
+    ]
+
+
+def test_missing_labels_are_exit_3(own: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.rmtree("labels/soft")
+    assert run() == 3
+    assert "run `ferkd-pipeline stage compress --shard 0` first" in capsys.readouterr().err
+    shutil.rmtree("labels")
+    assert run() == 3
+    assert "there is no label store" in capsys.readouterr().err
+
+
+# The page.
+
+
+class Tags(HTMLParser):
+    """Counts open tags; refuses what closes another than the last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.counts: dict[str, int] = {}
+
+    def handle_starttag(self, tag: str, _: object) -> None:
+        self.counts[tag] = self.counts.get(tag, 0) + 1
+        if tag not in ("meta", "img", "br"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, _: object) -> None:
+        self.counts[tag] = self.counts.get(tag, 0) + 1
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def parsed(text: str) -> Tags:
+    tags = Tags()
+    tags.feed(text)
+    assert not tags.open
+    return tags
+
+
+@pytest.fixture(scope="module")
+def page(made: Project, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Of a project whose class names are long and need quoting."""
+    own = copy_project(made, tmp_path_factory.mktemp("page"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(own.folder)
+        assert run("shares", "--try", TRY, "--page", "p.html", "--images", "4") == 0
+        first = Path("p.html").read_text(encoding="utf-8")
+        assert run("shares", "--try", TRY, "--page", "p.html", "--images", "4") == 0
+        assert Path("p.html").read_text(encoding="utf-8") == first
+    return first
+
+
+def test_the_page_holds_everything_inside(page: str) -> None:
+    counts = parsed(page).counts
+    assert "script" not in counts and "link" not in counts
+    assert not re.search(r"""(?:src|href)=["'](?!#|data:image/)""", page)
+    assert not re.search(r"url\((?!#)", page)
+    assert page.count('class="sample"') == 8
+    assert page.count('class="crop"') == 8 * 4
+    assert counts["h2"] == 3  # side by side, and two calibrations
+    assert "Suspected of a wrong label" in page and "currentColor" in page
+    assert "prefers-color-scheme: dark" in page
+
+
+def test_pictures_of_missing_images_are_left_out(
+    own: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.rmtree("images")
+    assert run("--try", TRY, "--page", "p.html") == 0
+    text = Path("p.html").read_text(encoding="utf-8")
+    parsed(text)
+    assert "Pictures of images are left out: there is no folder images (index.images" in text
+    assert 'class="sample"' not in text
+    assert "Label entropy" in text and "<svg" in text
+
+
+def test_one_image_of_each_sort_is_chosen(shared: Project) -> None:
+    values = shared.params()
+    recipes = proposals.recipes(values, ("shares",), ())
+    [seen] = survey.preview(recipes, proposals.source(values), NoProgress())
+    chosen = samples.choose(seen, 3, seed=0)
+    crops = dict(zip(seen.looked_at.image_ids.tolist(), seen.looked_at.crops, strict=True))
+    for image_id, column in zip(chosen, (1, 2, 3), strict=True):  # drop, soften, revise
+        assert crops[image_id][column] > 0
+    assert samples.choose(seen, 3, seed=0) == chosen
+    assert len({tuple(samples.choose(seen, 3, seed=seed)) for seed in range(6)}) > 1
+    assert sorted(samples.choose(seen, 99, seed=0)) == list(range(25))
+
+
+def test_extremes_are_hardest_first_and_no_rejected_ones() -> None:
+    values = np.array([0.5, np.nan, 0.1, 0.9, 0.3, 0.7], np.float32)
+    assert samples.extremes(values, 2).tolist() == [2, 4, 5, 3]
+    assert samples.extremes(values, 3).tolist() == [2, 4, 0, 5, 3]
+    assert samples.extremes(values[1:2], 3).tolist() == [0]
+
+
+def test_intervals_are_drawn_where_they_act() -> None:
+    ferkd = Thresholds(drop_below=0.05, soften_from=0.15, soften_to=0.3, drop_from=0.95)
+    assert figures.spans(ferkd) == [
+        (0, 0.05, "drop"),
+        (0.05, 0.15, "keep"),
+        (0.15, 0.3, "soften"),
+        (0.3, 0.95, "keep"),
+        (0.95, 1, "drop"),
+    ]
+    assert figures.spans(Thresholds()) == [(0, 1, "keep")]
+    assert figures.spans(Thresholds(drop_up_to=0.2)) == [(0, 0.2, "drop"), (0.2, 1, "keep")]
