@@ -54,7 +54,7 @@ def test_counts_are_exact_and_merge_in_any_order(
         )
         for part in parts
     ]
-    found = [Reliability.of(x, right, x / 2) for x, right in arrays]
+    found = [Reliability.of(x, right, x / np.float32(2)) for x, right in arrays]
     forward, backward = Reliability.empty(), Reliability.empty()
     for one in found:
         forward = forward.merge(one)
@@ -157,7 +157,7 @@ def test_auto_drops_at_chance_and_softens_below_half() -> None:
 
 
 def test_auto_stays_below_its_caps() -> None:
-    x = np.arange(1, 10_001, dtype=np.float32) / 10_001
+    x = (np.arange(1, 10_001) / 10_001).astype(np.float32)
     never = np.zeros(len(x), bool)
     found = thresholds(AUTO, x, right=never)
     low, soft, high = found.groups(x)
@@ -193,7 +193,9 @@ def test_auto_looks_at_the_crops_that_the_teacher_never_saw() -> None:
 def test_eps_auto_is_what_kept_right_crops_lack() -> None:
     x = np.array([0.1, 0.2, 0.7, 0.8, 0.9, 0.95, 0.6], np.float32)
     right = np.array([True, True, True, True, True, True, False])
-    step = FERKD_CUSTOM | {"drop_below": 0.15, "soften_to": 0.3, "eps": "auto"}
+    step: dict[str, object] = FERKD_CUSTOM | {
+        "drop_below": 0.15, "soften_to": 0.3, "eps": "auto",
+    }  # fmt: skip
     fitted = fit("name", steps(step), evidence(x, right=right))
     assert fitted.steps[0].eps == pytest.approx(1 - 0.8, abs=1e-6)
     fitted = fit("name", steps(step | {"drop_from": 0.9}), evidence(x, right=right))
@@ -206,7 +208,7 @@ def test_eps_auto_is_what_kept_right_crops_lack() -> None:
 
 def test_thresholds_on_the_ground_truth_see_a_confident_wrong_teacher() -> None:
     sure, target = np.array([0.99, 0.97, 0.9], np.float32), np.array([0.002, 0.97, 0.9])
-    step = FERKD_CUSTOM | {"drop_below": 0.01, "soften_to": 0.3}
+    step: dict[str, object] = FERKD_CUSTOM | {"drop_below": 0.01, "soften_to": 0.3}
     for on, action in (("max", 0), ("target", 1)):
         recipe = steps(step | {"on": on})
         fitted = fit("name", recipe, evidence(sure, target_prob=target))
@@ -238,7 +240,7 @@ def test_a_fit_survives_json_exactly(preset: str, precision: Precision) -> None:
         {"step": "ferkd", "preset": preset},
     )
     stored = round_probability(np.linspace(0.01, 1, 1000), precision)
-    scores = {"mine": np.linspace(0, 1, 7, dtype=np.float32) / 3}
+    scores = {"mine": (np.linspace(0, 1, 7) / 3).astype(np.float32)}
     fitted = fit("name", recipe, evidence(stored, precision, scores=scores))
     assert Fit.from_json(json.loads(json.dumps(fitted.to_json()))) == fitted
     assert fitted.num_crops == 1000

@@ -140,7 +140,7 @@ def wrong_images() -> Crops:
 def suspected(step: dict[str, object], crops: Crops) -> list[int]:
     found = verdict(steps(step, {"step": "truth"}), crops).suspects
     assert found is not None
-    return found.image_ids.tolist()
+    return [int(image_id) for image_id in found.image_ids]
 
 
 def test_only_a_teacher_that_is_sure_and_of_one_mind_is_believed() -> None:
