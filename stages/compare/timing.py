@@ -12,7 +12,8 @@ from stages.shared import models
 from stages.shared.contract import Json, NoProgress, Progress
 from stages.shared.training.batches import CropView, StoredCrops
 from stages.shared.training.config import LearnerConfig
-from stages.shared.training.trainer import OnlineTeacher, Trainer
+from stages.shared.training.online_teacher import OnlineTeacher
+from stages.shared.training.trainer import Trainer
 
 ONLINE = "online teacher"
 """The arm whose labels the teacher computes in every step."""

@@ -5,17 +5,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
-
 from stages.evaluate.config import Config
-from stages.shared import models
+from stages.shared import devices, models
 from stages.shared.contract import Json, Progress, Report
 from stages.shared.model_config import PixelSpec
 from stages.shared.training.evaluation import Evaluator, read_class_folder
 from stages.shared.training.history import Accuracy, accuracy_numbers
 from stages.shared.training.learner import write_json
 from store.atomic import replace_folder
-from store.errors import ParamsError
 
 REVISION = 1
 
@@ -39,7 +36,7 @@ def run(config: Config, inputs: Inputs, output: Path, progress: Progress) -> Rep
             image that cannot be read.
         ShardError: the network's outputs are not finite.
     """
-    device = _device(config.device)
+    device = devices.choose(config.device, "evaluate.device")
     class_names = models.load_card(inputs.model).classes
     model = models.load_model(inputs.model)
     module = model.module.to(device).eval()
@@ -58,13 +55,6 @@ def run(config: Config, inputs: Inputs, output: Path, progress: Progress) -> Rep
         write_json(partial / "summary.json", numbers)
         _write_classes(partial / "classes.csv", found, class_names)
     return Report(numbers, tuple(_line(name, each) for name, each in found.items()))
-
-
-def _device(name: str) -> torch.device:
-    usable = torch.cuda.is_available()
-    if name == "cuda" and not usable:
-        raise ParamsError("device is cuda, but no GPU is usable here; allowed: auto, cpu")
-    return torch.device("cuda" if usable and name != "cpu" else "cpu")
 
 
 def _input_spec(config: Config, spec: PixelSpec) -> PixelSpec:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from stages.infer.config import Config
 from stages.infer.core import Kept
+from stages.shared import devices
 from stages.shared.contract import Json, Source, keyed_params
 from stages.shared.model_card import find_card
 from stages.shared.models import Model, build
@@ -84,7 +85,7 @@ def open_inputs(config: Config, source: Source) -> Callable[[int], Inputs]:
         ParamsError: no such teacher, no such device, or a precision that it does not do.
     """
     _refuse_random_weights(config)
-    device = _device(config)
+    device = devices.choose(config.device, "infer.device")
     table = images.load(source.layout)
     listed = source.layout.table("images", images.STEM)
     teacher = _build(config, table.num_classes)
@@ -153,14 +154,6 @@ def _refuse_random_weights(config: Config) -> None:
             "infer.teacher.new_classifier: a new classifier knows nothing; use a teacher of the "
             "images' classes"
         )
-
-
-def _device(config: Config) -> torch.device:
-    if config.device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if config.device == "cuda" and not torch.cuda.is_available():
-        raise ParamsError("infer.device is cuda, but torch sees no CUDA device; use auto or cpu")
-    return torch.device(config.device)
 
 
 def _check_class_names(config: Config, table: ImageTable, listed: Path) -> None:

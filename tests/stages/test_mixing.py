@@ -32,7 +32,8 @@ from stages.shared.training.mixing import (
     selfmix_partners,
     symmetric_beta,
 )
-from stages.shared.training.trainer import OnlineTeacher, Trainer
+from stages.shared.training.online_teacher import OnlineTeacher
+from stages.shared.training.trainer import Trainer
 from stages.train.config import Config as TrainConfig
 from store.codecs import Kind, LabelSpec
 from store.errors import ParamsError

@@ -21,8 +21,8 @@ from stages.shared.training.evaluation import (
 )
 from stages.shared.training.history import Accuracy, History
 from stages.shared.training.learner import Learned, learn, save
+from stages.shared.training.online_teacher import OnlineTeacher
 from stages.shared.training.trainer import (
-    OnlineTeacher,
     Trainer,
     fit,
     make_accelerator,

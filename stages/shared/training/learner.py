@@ -12,7 +12,8 @@ from stages.shared.training.batches import CropSource, CropView
 from stages.shared.training.config import LearnerConfig, TrainingConfig
 from stages.shared.training.evaluation import EvaluationSet, Evaluator
 from stages.shared.training.history import History
-from stages.shared.training.trainer import OnlineTeacher, fit
+from stages.shared.training.online_teacher import OnlineTeacher
+from stages.shared.training.trainer import fit
 from store.atomic import replace_folder
 from store.errors import ParamsError
 

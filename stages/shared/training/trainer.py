@@ -8,7 +8,7 @@ CPU, whatever num_workers is.
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,9 +16,9 @@ from accelerate import Accelerator
 from timm.optim import create_optimizer_v2, list_optimizers  # type: ignore[attr-defined]
 from torch import nn
 
+from stages.shared import devices
 from stages.shared.contract import Progress
 from stages.shared.model_config import PixelSpec
-from stages.shared.models import Model
 from stages.shared.pixels import normalise
 from stages.shared.training.batches import CropSource, StepPlan
 from stages.shared.training.config import TrainingConfig
@@ -27,6 +27,7 @@ from stages.shared.training.history import History
 from stages.shared.training.loader import StepBatches, TrainingBatch, iterate_steps, pixel_sizes
 from stages.shared.training.loss import distillation_loss
 from stages.shared.training.mixing import Mix, draw_mix, is_off, mix_pixels
+from stages.shared.training.online_teacher import OnlineTeacher
 from stages.shared.training.schedule import make_schedule
 from store.errors import ParamsError, ShardError
 
@@ -34,27 +35,6 @@ _CHECK_EVERY = 50
 """Steps between looks at the losses on a GPU: each look waits for all kernels."""
 
 _PRECISIONS = {"float32": "no", "bf16": "bf16", "fp16": "fp16"}
-
-
-@dataclass(frozen=True, slots=True)
-class OnlineTeacher:
-    """A teacher that labels the very crops of each step, instead of labels from the store."""
-
-    model: Model
-
-    def prepare(self, device: torch.device) -> None:
-        """Freeze it and put it on ``device``."""
-        self.model.module.to(device).eval().requires_grad_(False)
-
-    def labels(
-        self, pixels: torch.Tensor, temperature: float, mix: Mix | None = None
-    ) -> torch.Tensor:
-        """Return soft labels (B, C) of uint8 crops at the teacher's own size, mixed by ``mix``."""
-        spec = self.model.spec
-        with torch.inference_mode():
-            inputs = mix_pixels(normalise(pixels, spec.mean, spec.std), mix)
-            logits: torch.Tensor = self.model.module(inputs)
-            return (logits.float() / temperature).softmax(1)
 
 
 class Trainer:
@@ -270,10 +250,7 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
         ParamsError: there is no such device here, it cannot do that precision, or this process was
             started as one of several.
     """
-    if config.device == "cuda" and not torch.cuda.is_available():
-        raise ParamsError("device is cuda, but no GPU is usable here; allowed: auto, cpu")
-    on_cpu = config.device == "cpu" or not torch.cuda.is_available()
-    if config.precision == "fp16" and on_cpu:
+    if devices.choose(config.device, "device").type == "cpu" and config.precision == "fp16":
         raise ParamsError("precision is fp16, which needs a GPU; allowed on a CPU: float32, bf16")
     accelerator = Accelerator(
         cpu=config.device == "cpu", mixed_precision=_PRECISIONS[config.precision]
