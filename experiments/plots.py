@@ -105,28 +105,28 @@ def _panel(axes: Axes, results: Results, world: str, arms: Sequence[str]) -> Non
 
 
 def _sweeps(results: Results) -> Figure:
-    """Accuracy on val by the value that is varied, and the baseline's as a band."""
+    """Accuracy on test by the value that is varied, and the baseline's as a band."""
     found, first = results.found, results.found.first_world
     figure = Figure(figsize=(10.5, 3.4))
     grid = figure.subplots(1, max(1, len(found.sweeps)), squeeze=False)[0]
     for axes, sweep in zip(grid, found.sweeps.values(), strict=False):
         if (first, found.baseline) in results.top1:
-            _band(axes, results.summary(first, found.baseline, "val"), found.baseline)
+            _band(axes, results.summary(first, found.baseline, "test"), found.baseline)
         for place, (name, line) in enumerate(sweep.lines.items()):
             points = [
-                (x, results.summary(first, arm, "val"))
+                (x, results.summary(first, arm, "test"))
                 for x, arm in sorted(line.items())
                 if (first, arm) in results.top1
             ]
             _line(axes, points, name, place)
-        axes.set(title=sweep.title, xlabel=sweep.x, ylabel="top-1 on val, %")
+        axes.set(title=sweep.title, xlabel=sweep.x, ylabel="top-1 on test, %")
         _legend(axes)
     figure.tight_layout()
     return figure
 
 
 def _noise(results: Results) -> Figure:
-    """Accuracy on val by the share of wrong labels, under the first world's teacher."""
+    """Accuracy on test by the share of wrong labels, under the first world's teacher."""
     found = results.found
     teacher = found.worlds[found.first_world].teacher
     shares = {
@@ -140,14 +140,14 @@ def _noise(results: Results) -> Figure:
     place = 0
     for arm in arms:
         points = [
-            (100 * share, results.summary(world, arm, "val"))
+            (100 * share, results.summary(world, arm, "test"))
             for world, share in shares.items()
             if (world, arm) in results.top1
         ]
         if len(points) > 1:
             _line(axes, points, found.arms[arm].title, place)
             place += 1
-    axes.set(xlabel="wrong training labels, %", ylabel="top-1 on val, %")
+    axes.set(xlabel="wrong training labels, %", ylabel="top-1 on test, %")
     axes.set_xticks([100 * share for share in shares.values()])
     _legend(axes, loc="center left", bbox_to_anchor=(1, 0.5))
     figure.tight_layout()

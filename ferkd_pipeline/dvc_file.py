@@ -100,7 +100,7 @@ def image_folders(sections: Mapping[str, pydantic.BaseModel]) -> dict[str, list[
         "teacher": named("teacher", "evaluation") + weights("teacher", "model"),
         "infer": weights("infer", "teacher"),
         "score": _read_by_scores(sections),
-        "calibrate": _validation_labels(sections),
+        "calibrate": [f"{root}/soft" for root in validation_roots(sections)],
         "train": named("train", "evaluation") + weights("train", "model"),
         "evaluate": [folder for sets in named("evaluate", "sets") for folder in sets.values()],
         "compare": named("compare", "val", "test") + weights("train", "model"),
@@ -120,12 +120,12 @@ def _read_by_scores(sections: Mapping[str, pydantic.BaseModel]) -> list[str]:
     return [*paths, *([LABELS] if section.reads_labels else [])]
 
 
-def _validation_labels(sections: Mapping[str, pydantic.BaseModel]) -> list[str]:
-    """Labels of other stores that thresholds are chosen on."""
+def validation_roots(sections: Mapping[str, pydantic.BaseModel]) -> list[str]:
+    """Folders of the label stores of validation images that calibrations choose thresholds on."""
     section: Any = sections.get("calibrate")
     steps = [step for each in section.root.values() for step in each] if section else []
     roots = [getattr(step, "validation", None) for step in steps]
-    return [posixpath.normpath(f"{root}/soft") for root in roots if root is not None]
+    return list(dict.fromkeys(posixpath.normpath(root) for root in roots if root is not None))
 
 
 def _report(made: set[str], root: str, with_code: bool) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from ferkd_pipeline import stage_table, whole_stages
-from ferkd_pipeline.jobs import Job, fit, jobs_of, layout_of
+from ferkd_pipeline.jobs import Job, fit, jobs_of, layout_of, why_unfitted
 from ferkd_pipeline.params import Params
 from ferkd_pipeline.stage_table import StageInfo
 from stages.shared.contract import Json, Progress, Report
@@ -32,6 +32,8 @@ class ShardPlan:
     shard: int | None
     action: Action
     why: str
+    calibration: str | None = None
+    """Whose shard it is, of stage calibrate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,8 @@ class ShardOutcome:
     action: Action
     numbers: dict[str, Json]
     """What the stage counted: from its entry where the shard was complete already."""
+    calibration: str | None = None
+    """Whose shard it is, of stage calibrate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,13 +70,23 @@ def plan_stage(
     if not info.sharded:
         why = whole_stages.why_incomplete(params, name)
         return [_plan(None, why, force)]
-    return [_plan(job.shard, job.why_incomplete(), force) for job in jobs_of(params, info, shards)]
+    # A run of all shards fits first; of some, it refuses to without a fit.
+    unfitted = why_unfitted(params) if name == "calibrate" and shards is None else {}
+    plans = [
+        ShardPlan(shard, "run", why, calibration)
+        for calibration, why in unfitted.items()
+        for shard in range(params.store.num_shards)
+    ]
+    jobs = jobs_of(params, info, shards, without=unfitted)
+    return plans + [_plan(job.shard, job.why_incomplete(), force, job.calibration) for job in jobs]
 
 
-def _plan(shard: int | None, why: str | None, force: bool) -> ShardPlan:
-    if why is None:
-        return ShardPlan(shard, "run", "forced") if force else ShardPlan(shard, "skip", "complete")
-    return ShardPlan(shard, "run", why)
+def _plan(
+    shard: int | None, why: str | None, force: bool, calibration: str | None = None
+) -> ShardPlan:
+    if why is None and not force:
+        return ShardPlan(shard, "skip", "complete", calibration)
+    return ShardPlan(shard, "run", why or "forced", calibration)
 
 
 def run_stage(
@@ -130,12 +144,13 @@ def _run_job(job: Job, progress: Progress, force: bool) -> ShardOutcome:
     with lock.hold(writer.layout.lock(writer.artifact, writer.stem)):
         if not force and _complete_now(job):
             return _skipped(job)
-        return ShardOutcome(job.shard, "run", job.run(writer, progress).numbers)
+        numbers = job.run(writer, progress).numbers
+        return ShardOutcome(job.shard, "run", numbers, job.calibration)
 
 
 def _skipped(job: Job) -> ShardOutcome:
     entry = _entry(job.writer)
-    return ShardOutcome(job.shard, "skip", entry.numbers if entry else {})
+    return ShardOutcome(job.shard, "skip", entry.numbers if entry else {}, job.calibration)
 
 
 def _complete_now(job: Job) -> bool:

@@ -1,7 +1,7 @@
 """Every shard of a stage as a job: its key, its writer, and the call that runs it."""
 
 import importlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,8 @@ class Job:
     """One shard of one artifact, ready to be looked at or run."""
 
     shard: int
+    calibration: str | None
+    """Name of the calibration whose shard it is; None of other stages."""
     writer: PartWriter
     run: Callable[[PartWriter, Progress], Report]
     persists: bool
@@ -43,8 +45,16 @@ def source_of(params: Params) -> Source:
     return Source(layout_of(params), params.store.num_shards, folder)
 
 
-def jobs_of(params: Params, info: StageInfo, shards: tuple[int, ...] | None) -> list[Job]:
+def jobs_of(
+    params: Params,
+    info: StageInfo,
+    shards: tuple[int, ...] | None,
+    *,
+    without: Collection[str] = (),
+) -> list[Job]:
     """The jobs of a sharded stage: all its shards (None), or those named; none is started.
+
+    ``without`` names calibrations that are left out.
 
     Raises:
         ParamsError: a parameter is wrong.
@@ -52,7 +62,8 @@ def jobs_of(params: Params, info: StageInfo, shards: tuple[int, ...] | None) -> 
     """
     numbers = range(params.store.num_shards) if shards is None else shards
     if info.name == "calibrate":
-        return [job for recipe in _recipes(params) for job in _recipe_jobs(params, recipe, numbers)]
+        recipes = [recipe for recipe in _recipes(params) if recipe.name not in without]
+        return [job for recipe in recipes for job in _recipe_jobs(params, recipe, numbers)]
     config: Any = params.section(info.name)
     module = importlib.import_module(f"{info.module}.run")
     inputs_of: Callable[[int], ShardInputs] = module.open_inputs(config, source_of(params))
@@ -84,6 +95,13 @@ def fit(params: Params, progress: Progress) -> tuple[str, ...]:
     return tuple(lines)
 
 
+def why_unfitted(params: Params) -> dict[str, str]:
+    """For each calibration whose fit is missing or of something else: why."""
+    module, source = importlib.import_module("stages.calibrate.run"), source_of(params)
+    whys = {recipe.name: module.why_unfitted(recipe, source) for recipe in _recipes(params)}
+    return {name: why for name, why in whys.items() if why is not None}
+
+
 def _recipe_jobs(params: Params, recipe: Any, numbers: Iterable[int]) -> list[Job]:
     module = importlib.import_module("stages.calibrate.run")
     inputs_of: Callable[[int], ShardInputs] = module.open_inputs(recipe, source_of(params))
@@ -108,4 +126,4 @@ def _job(
         report: Report = module.run(config, inputs, output, progress)
         return report
 
-    return Job(shard, writer, run, persists=stage == "infer")
+    return Job(shard, config.name if is_recipe else None, writer, run, stage == "infer")

@@ -4,7 +4,7 @@ import difflib
 import json
 import types
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import pydantic
 from pydantic_core import ErrorDetails
@@ -90,8 +90,7 @@ def _line(
     place = _place(detail, value)
     key = _dotted(section, place)
     if detail["type"] == "extra_forbidden":
-        known = sorted(_fields(model, place[:-1]))
-        return f"{key}: unknown key; {_hint(str(place[-1]), known)}"
+        return f"{key}: {_unknown(str(place[-1]), model, place[:-1], value)}"
     if detail["type"] == "missing":
         return f"{key}: missing, and it has no default"
     if detail["type"] == "value_error" and isinstance(detail["input"], dict):
@@ -178,20 +177,51 @@ def _allowed(detail: ErrorDetails) -> str:
     return sentence.format(**spelled)
 
 
-def _fields(model: type[pydantic.BaseModel], place: Iterable[str | int]) -> set[str]:
-    """Return the keys that may stand at `place` below a model."""
+def _unknown(
+    key: str, model: type[pydantic.BaseModel], place: Iterable[str | int], value: Any
+) -> str:
+    """Say what is wrong with a key that must not stand at `place` of `value`."""
     models = {model}
+    chosen = models
     for step in place:
-        owners = list(models)
-        models = set()
-        for owner in owners:
-            if isinstance(step, str) and step in owner.model_fields:
-                models |= set(_models(owner.model_fields[step].annotation))
-            elif issubclass(owner, pydantic.RootModel):
-                models |= set(_models(owner.model_fields["root"].annotation))
-            else:
-                models.add(owner)  # an index into a list of this model
-    return {name for owner in models for name in owner.model_fields if name != "root"}
+        models = {below for owner in chosen for below in _below(owner, step)}
+        value = value[step]
+        chosen = {each for each in models if _is_chosen(each, value)}
+    if key in _fields(models - chosen):
+        tags = (f"{name} {value[name]}" for each in chosen for name in _tags(each))
+        return f"{next(tags)} has no such key; leave it out"
+    return f"unknown key; {_hint(key, sorted(_fields(chosen)))}"
+
+
+def _below(owner: type[pydantic.BaseModel], step: str | int) -> Iterable[type[pydantic.BaseModel]]:
+    """Return the models that a step into a model may lead to."""
+    if isinstance(step, str) and step in owner.model_fields:
+        return _models(owner.model_fields[step].annotation)
+    if issubclass(owner, pydantic.RootModel):
+        return _models(owner.model_fields["root"].annotation)
+    return [owner]  # an index into a list of this model
+
+
+def _is_chosen(model: type[pydantic.BaseModel], value: object) -> bool:
+    """Return whether a value may be of this model, by what tells members of a union apart."""
+    if not isinstance(value, Mapping):
+        return True
+    return all(value.get(name) in allowed for name, allowed in _tags(model).items())
+
+
+def _tags(model: type[pydantic.BaseModel]) -> dict[str, tuple[Any, ...]]:
+    """Return the fields that must be given and have one allowed value, with it."""
+    return {
+        name: get_args(field.annotation)
+        for name, field in model.model_fields.items()
+        if field.is_required()
+        and get_origin(field.annotation) is Literal
+        and len(get_args(field.annotation)) == 1
+    }
+
+
+def _fields(models: Iterable[type[pydantic.BaseModel]]) -> set[str]:
+    return {name for each in models for name in each.model_fields if name != "root"}
 
 
 def _models(annotation: Any) -> Iterator[type[pydantic.BaseModel]]:

@@ -5,7 +5,7 @@ import itertools
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,7 +60,7 @@ def create(folder: Path, recipe: str, images: Path, val: Path, *, force: bool) -
         images: class folders of training images; a relative path is seen from the current folder
             or, where nothing is there, from `folder`.
         val: class folders of validation images, likewise.
-        force: write over a params.yaml and dvc.yaml that are there.
+        force: write over a params.yaml and dvc.yaml that are there; these stay as ``.bak``.
 
     Raises:
         ParamsError: no such recipe, no such images, or the files are there already.
@@ -73,22 +73,69 @@ def create(folder: Path, recipe: str, images: Path, val: Path, *, force: bool) -
     )
     texts = {
         "params.yaml": text,
-        "dvc.yaml": _dvc_yaml(values, train_folder, val_folder),
-        ".gitignore": _with_lines(
-            folder / ".gitignore", (f"/{values.store.root.as_posix()}/", *_IGNORED_BY_GIT)
-        ),
-        ".dvcignore": _with_lines(folder / ".dvcignore", _IGNORED_BY_DVC),
+        "dvc.yaml": _dvc_yaml(values, (train_folder, val_folder), {}),
+        **_ignore_files(folder, values),
     }
     present = [name for name in _MADE_BY_RECIPE if (folder / name).exists()]
     if present and not force:
         raise ParamsError(
-            f"{folder / present[0]} is there already: choose another folder, or write over it "
-            "with --force"
+            f"{folder / present[0]} is there already: choose another folder, write dvc.yaml anew "
+            "from it with --update, or write over it with --force"
         )
+    kept = [_keep_old(folder / name, content) for name, content in texts.items()]
     for name, content in texts.items():
         write_bytes(folder / name, content.encode())
-    notes = (*_notes(train_folder, "index"), *_notes(val_folder, "evaluate"))
+    notes = (*_notes((train_folder, val_folder)), *filter(None, kept))
     return Scaffold(tuple(texts), (*notes, *set_up_dvc(folder)))
+
+
+def update(folder: Path) -> Scaffold:
+    """Write dvc.yaml anew from the params.yaml of a project; stages of the user's own stay.
+
+    Raises:
+        ParamsError: there is no params.yaml, or something in it or in dvc.yaml is wrong.
+    """
+    values = params.load(folder / "params.yaml")
+    path = folder / "dvc.yaml"
+    before = yaml_file.read_mapping(path) if path.exists() else {}
+    known = {*stage_table.STAGE_NAMES, "report"}
+    stages = before.get("stages") or {}
+    if not isinstance(stages, dict):
+        raise ParamsError(f"{path}: stages is no mapping; mend it, or delete the file")
+    own = {name: stage for name, stage in stages.items() if name not in known}
+    named = {text for texts in dvc_file.image_folders(values.sections).values() for text in texts}
+    folders = tuple(
+        ImageFolder(text, _count_files(folder / text))
+        for text in sorted(named)
+        if (folder / text).is_dir()
+    )
+    texts = {"dvc.yaml": _dvc_yaml(values, folders, own), **_ignore_files(folder, values)}
+    kept = _keep_old(path, texts["dvc.yaml"])
+    for name, content in texts.items():
+        write_bytes(folder / name, content.encode())
+    return Scaffold(tuple(texts), (*_notes(folders), *filter(None, [kept]), *set_up_dvc(folder)))
+
+
+def _ignore_files(folder: Path, values: params.Params) -> dict[str, str]:
+    roots = [values.store.root.as_posix(), *dvc_file.validation_roots(values.sections)]
+    inside = [root for root in roots if not root.startswith(("/", ".."))]
+    return {
+        ".gitignore": _with_lines(
+            folder / ".gitignore", (*(f"/{root}/" for root in inside), *_IGNORED_BY_GIT)
+        ),
+        ".dvcignore": _with_lines(folder / ".dvcignore", _IGNORED_BY_DVC),
+    }
+
+
+def _keep_old(path: Path, content: str) -> str | None:
+    """Keep a file that is about to be replaced by another text, and say so."""
+    if path.name not in _MADE_BY_RECIPE or not path.exists():
+        return None
+    before = path.read_bytes()
+    if before == content.encode():
+        return None
+    write_bytes(path.with_name(f"{path.name}.bak"), before)
+    return f"what {path.name} was before lies in {path.name}.bak"
 
 
 def find_images(folder: Path, given: Path, option: str) -> ImageFolder:
@@ -104,8 +151,11 @@ def find_images(folder: Path, given: Path, option: str) -> ImageFolder:
     if not any(entry.is_dir() for entry in found.iterdir()):
         raise ParamsError(f"{option} {given}: must hold a folder for each class, with its images")
     inside = found if given.is_absolute() else os.path.relpath(found, folder)
-    num_files = sum(1 for _ in itertools.islice(_files(found), MAX_FILES_TRACKED))
-    return ImageFolder(Path(inside).as_posix(), num_files)
+    return ImageFolder(Path(inside).as_posix(), _count_files(found))
+
+
+def _count_files(folder: Path) -> int:
+    return sum(1 for _ in itertools.islice(_files(folder), MAX_FILES_TRACKED))
 
 
 def _files(folder: Path) -> Iterator[str]:
@@ -113,23 +163,27 @@ def _files(folder: Path) -> Iterator[str]:
         yield from names
 
 
-def _dvc_yaml(values: params.Params, train: ImageFolder, val: ImageFolder) -> str:
+def _dvc_yaml(
+    values: params.Params, folders: Sequence[ImageFolder], own: Mapping[str, object]
+) -> str:
+    """The text of dvc.yaml; ``own`` are stages of the user's, which come last."""
     table = [info for info in stage_table.STAGES if info.name in values.sections]
-    huge = {each.text for each in (train, val) if each.num_files >= MAX_FILES_TRACKED}
+    huge = {each.text for each in folders if each.num_files >= MAX_FILES_TRACKED}
     images = {
-        stage: [folder for folder in folders if folder not in huge]
-        for stage, folders in dvc_file.image_folders(values.sections).items()
+        stage: [folder for folder in named if folder not in huge]
+        for stage, named in dvc_file.image_folders(values.sections).items()
     }
     stages = dvc_file.stages(table, root=values.store.root.as_posix(), images=images)
-    return _DVC_YAML + yaml.safe_dump({"stages": stages}, sort_keys=False, width=100)
+    return _DVC_YAML + yaml.safe_dump({"stages": {**stages, **own}}, sort_keys=False, width=100)
 
 
-def _notes(images: ImageFolder, stage: str) -> list[str]:
-    if images.num_files < MAX_FILES_TRACKED:
-        return []
+def _notes(folders: Sequence[ImageFolder]) -> list[str]:
     return [
-        f"{images.text} holds {MAX_FILES_TRACKED:,} files or more, so DVC does not watch it: after "
-        f"a change in it, run `dvc repro --force --single-item {stage}` and `dvc repro`"
+        f"{each.text} holds {MAX_FILES_TRACKED:,} files or more, so DVC does not watch it: after "
+        "a change in it, run `dvc repro --force --single-item` of the stages that read it, and "
+        "`dvc repro`"
+        for each in folders
+        if each.num_files >= MAX_FILES_TRACKED
     ]
 
 

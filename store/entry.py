@@ -85,9 +85,14 @@ _FIELDS = frozenset(field.name for field in fields(Entry)) - {"unknown"}
 
 
 def stage_command(stage: str, stem: str) -> str:
-    """The command line that makes the part ``stem`` of a stage's artifact."""
+    """The command line that makes the part ``stem`` of a stage's artifact.
+
+    Of calibrate it is the whole stage, which makes what is missing alone: a single shard is refused
+    where the labels changed since the fit.
+    """
     number = stem.removeprefix("part-")
-    shard = f" --shard {int(number)}" if number != stem and number.isdecimal() else ""
+    is_shard = number != stem and number.isdecimal() and stage != "calibrate"
+    shard = f" --shard {int(number)}" if is_shard else ""
     return f"ferkd-pipeline stage {stage}{shard}"
 
 

@@ -24,8 +24,12 @@ def images_digest(table: ImageTable) -> str:
 
 
 def labels_digest(listed: Iterable[Entry]) -> str:
-    """Digest of the rows of all parts of ``soft``, for scores that are made with labels."""
-    return sha256_json(sorted([entry.stem, entry.rows_digest] for entry in listed))
+    """Digest of all parts of ``soft``, for scores that are made with labels.
+
+    Of what kind they are, too: the same rows may be labels of another temperature.
+    """
+    parts = sorted(listed, key=lambda entry: entry.stem)
+    return sha256_json([[each.stem, each.rows_digest, each.attribute("label")] for each in parts])
 
 
 def find(layout: Layout, name: str) -> Entry:

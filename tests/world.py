@@ -72,10 +72,12 @@ Changes = dict[str, Any]
 Tree = dict[str, bytes]
 
 
-def write_images(folder: Path, classes: tuple[str, ...] = CLASSES, num: int = 5) -> None:
+def write_images(
+    folder: Path, classes: tuple[str, ...] = CLASSES, num: int = 5, seed: int = 0
+) -> None:
     """Small JPEG and PNG images of noise and gradients, no two of one size."""
     for name, index in ((name, index) for name in classes for index in range(num)):
-        rng = np.random.default_rng([*name.encode(), index])
+        rng = np.random.default_rng([*name.encode(), index + 1000 * seed])
         height, width = (int(side) for side in rng.integers(36, 70, 2))
         ramp = np.linspace(0, 255, width)[None, :, None] * rng.random(3)
         noise = rng.integers(0, 120, (height, width, 3))
@@ -135,6 +137,13 @@ class Project:
         """Run stages through the engine."""
         values = self.params(**changes)
         return [engine.run_stage(values, s, shards, progress=NoProgress()) for s in stages]
+
+    def make_validation_store(self, **changes: Any) -> None:
+        """A label store ``labels-val`` of other images, by the same teacher."""
+        write_images(self.folder / "images-val", num=3, seed=1)
+        other = {"store": {"root": "labels-val"}, "index": {"images": "images-val"}}
+        values = merged({**other, "calibrate": None}, changes)
+        self.run("index", "sample", "infer", "compress", **values)
 
     def why(self, stage: str, **changes: Any) -> list[str]:
         """What `--dry-run` says of each shard."""

@@ -82,21 +82,27 @@ def stage(
 
 def _show_plan(name: str, plans: Sequence[ShardPlan], as_json: bool) -> None:
     if as_json:
-        print_json({"stage": name, "shards": [dataclasses.asdict(plan) for plan in plans]})
+        print_json({"stage": name, "shards": [_as_json(plan) for plan in plans]})
         return
     for plan in plans:
-        click.echo(f"{_label(name, plan.shard)}: {plan.action}: {plan.why}")
+        click.echo(f"{_label(name, plan)}: {plan.action}: {plan.why}")
 
 
 def _show_outcome(name: str, outcome: StageOutcome, as_json: bool) -> None:
     for warning in outcome.warnings:
         warn(f"{name}: {warning}")
     if as_json:
-        print_json({"stage": name, **dataclasses.asdict(outcome)})
+        shards = [_as_json(done) for done in outcome.shards]
+        print_json({"stage": name, **dataclasses.asdict(outcome), "shards": shards})
         return
     for line in outcome.lines:
         click.echo(f"{name}: {line}")
     click.echo(_summary(name, outcome.shards))
+
+
+def _as_json(shard: ShardPlan | ShardOutcome) -> dict[str, object]:
+    found = dataclasses.asdict(shard)
+    return {name: value for name, value in found.items() if (name, value) != ("calibration", None)}
 
 
 def _summary(name: str, shards: Sequence[ShardOutcome]) -> str:
@@ -112,5 +118,6 @@ def _summary(name: str, shards: Sequence[ShardOutcome]) -> str:
     return f"{name}: {num_run} {'shard' if num_run == 1 else 'shards'} done{kept}"
 
 
-def _label(name: str, shard: int | None) -> str:
-    return name if shard is None else f"{name} shard {shard}"
+def _label(name: str, plan: ShardPlan) -> str:
+    whose = "" if plan.calibration is None else f" {plan.calibration}"
+    return name if plan.shard is None else f"{name}{whose} shard {plan.shard}"

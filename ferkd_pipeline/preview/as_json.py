@@ -48,6 +48,7 @@ def _one(seen: Preview) -> dict[str, Any]:
         "restored_crops": counts.restored_crops,
         "taught_images": counts.taught_images,
         "suspects": None if seen.suspects is None else _suspects(seen.suspects, seen.inputs.images),
+        "warnings": [*counts.warnings()],
         "entropy": {
             "before": seen.entropy_before,
             "after": seen.entropy_after,

@@ -1,8 +1,11 @@
 """How reliable the teacher is, in bins of equally many crops, validation crops beside them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ferkd_pipeline.pages.table import Table
+from ferkd_pipeline.preview.words import on_of
+from stages.calibrate.fit import validation_root
 from stages.calibrate.reliability import Bin, Reliability
 from stages.calibrate.survey import Preview
 
@@ -29,6 +32,22 @@ def pairs(seen: Preview, on: str) -> list[Pair]:
 
 def _between(crops: Reliability, low: float, high: float) -> Bin | None:
     return next(crops.only((crops.values >= low) & (crops.values < high)).bins(1), None)
+
+
+def tables(previews: Sequence[Preview]) -> list[Table]:
+    """Return a table for each probability that previews look at, all of the same crops.
+
+    One with validation crops says all that one without does; each validation store has its own.
+    """
+    kinds: dict[tuple[str, str | None], Preview] = {}
+    for seen in previews:
+        kinds.setdefault((on_of(seen), validation_root(seen.recipe.steps)), seen)
+    has_validation = {on for on, root in kinds if root is not None}
+    return [
+        table(seen, on)
+        for (on, root), seen in kinds.items()
+        if root is not None or True
+    ]
 
 
 def table(seen: Preview, on: str) -> Table:

@@ -38,6 +38,7 @@ STYLE = """
 .suspects img { width: 100%; height: 7rem; object-fit: contain; background: #8882; display: block }
 """
 
+_SAID = {"max": "max", "target": "ground truth"}
 _NUM_CLASSES = 4
 _LARGEST, _SMALL = 480, 200
 """Pixels of the longer side: images are made no larger; below, pixels stay squares."""
@@ -105,7 +106,8 @@ def _crop(sample: Sample, place: int, names: Sequence[str]) -> str:
     action = sample.actions[place].name.lower()
     colour = ACTION_COLOURS[action]
     sort = "hard" if _is_hard(sample, place) else "easy"
-    head = f"{sort}: max {sample.max_prob[place]:.3f}" if action != "reject" else "no prediction"
+    head = f"{sort}: {_SAID[sample.on]} {sample.prob[place]:.3f}"
+    head = "no prediction" if action == "reject" else head
     number = int(sample.crops[place])
     seen = _data(sample.picture.seen[place], _LARGEST)
     sharp = _sharp(sample.picture.seen[place])

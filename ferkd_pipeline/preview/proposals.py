@@ -1,6 +1,7 @@
 """Which calibrations are looked at: those of params.yaml, and those tried on the command line."""
 
 import difflib
+import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,6 +27,11 @@ def source(values: Params) -> Source:
     if "index" in values.sections:
         return jobs.source_of(values)
     return Source(jobs.layout_of(values), values.store.num_shards, Path())
+
+
+def images_folder(values: Params) -> Path | None:
+    """Return the folder of images, where params.yaml names one."""
+    return source(values).images_folder if "index" in values.sections else None
 
 
 def recipes(values: Params, names: Sequence[str], tried: Sequence[str]) -> list[Recipe]:
@@ -73,11 +79,31 @@ def _tried(texts: Sequence[str], taken: set[str]) -> list[Recipe]:
     return [Recipe(name, steps) for name, steps in section.root.items()]
 
 
-def _steps(text: str) -> Any:
+def _steps(text: str) -> list[Any]:
     """Return what stands in a YAML text, in flow or block style."""
     wrapped = "steps:\n" + textwrap.indent(text, "  ")
-    read = yaml_file.parse_mapping(wrapped, Path("--try"))["steps"]
-    return [read] if isinstance(read, dict) else read
+    try:
+        read = yaml_file.parse_mapping(wrapped, Path("--try"))["steps"]
+    except ParamsError as error:
+        raise ParamsError(_placed(str(error), text)) from None
+    if isinstance(read, dict):
+        return [read]
+    if not isinstance(read, list):
+        raise ParamsError(
+            f"--try '{text}': must be one step, such as '{{step: ferkd}}', or a list of steps"
+        )
+    return read
+
+
+def _placed(message: str, text: str) -> str:
+    """Name the line of ``text`` where YAML goes wrong: it was read below a line of ours."""
+    num_lines = text.rstrip().count("\n") + 1
+    if num_lines == 1:
+        return re.sub(r"^--try: line \d+", lambda _: f"--try '{text.strip()}'", message)
+    # What is never closed is found at the end, below the last line.
+    return re.sub(
+        r"(?<=^--try: line )\d+", lambda found: str(min(int(found[0]) - 1, num_lines)), message
+    )
 
 
 def _free_name(taken: set[str]) -> str:

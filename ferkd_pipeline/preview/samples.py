@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ferkd_pipeline.preview.words import on_of
 from stages.calibrate.survey import Preview, close_up
 from store.errors import FerkdError
 from store.notebook import picture_inputs
@@ -31,8 +32,10 @@ class Sample:
     """Its labels are the teacher's."""
     crops: NDArray[np.int64]
     """(m,) hardest first."""
-    max_prob: NDArray[np.float32]
-    """(m,)"""
+    prob: NDArray[np.float32]
+    """(m,) by which crops are hard or easy: the teacher's maximum, or the ground truth's .."""
+    on: str
+    """.. and which of both, `max` or `target`, as the recipe's thresholds use it."""
     actions: tuple[Action, ...]
     """(m,)"""
     teacher: NDArray[np.float64]
@@ -54,12 +57,12 @@ class Found:
     """Of the first image that could not be read."""
 
 
-def gather(seen: Preview, folder: Path, num: int, num_suspects: int, seed: int) -> Found:
+def gather(seen: Preview, folder: Path | None, num: int, num_suspects: int, seed: int) -> Found:
     """Read images and crops; an image that cannot be read is left out.
 
     Args:
         seen: of one recipe.
-        folder: of the images.
+        folder: of the images; None: it is not known.
         num: how many to choose.
         num_suspects: the first so many suspected images.
         seed: draws the choice.
@@ -67,6 +70,8 @@ def gather(seen: Preview, folder: Path, num: int, num_suspects: int, seed: int) 
     Raises:
         DataError: labels are damaged.
     """
+    if folder is None:
+        return Found((), {}, "params.yaml has no index.images, the folder of the images")
     if not folder.is_dir():
         return Found((), {}, f"there is no folder {folder} (index.images of params.yaml)")
     tables = ShardTables(seen.inputs.layout)
@@ -117,7 +122,9 @@ def choose(seen: Preview, num: int, seed: int) -> list[int]:
 
 def _sample(seen: Preview, tables: ShardTables, image_id: int, folder: Path) -> Sample:
     rows, overlay = close_up(seen, image_id)
-    chosen = extremes(rows.max_prob, NUM_CROPS)
+    on = on_of(seen)
+    prob = rows.max_prob if on == "max" else rows.target_prob
+    chosen = extremes(prob, NUM_CROPS)
     picture = picture_inputs.gather(tables, image_id, chosen.tolist(), None, folder, None)
     assert picture.teacher is not None, "labels without probabilities have no preview"
     label = combine_dense(
@@ -132,7 +139,8 @@ def _sample(seen: Preview, tables: ShardTables, image_id: int, folder: Path) -> 
         image_id,
         picture,
         chosen,
-        rows.max_prob[chosen],
+        prob[chosen],
+        on,
         tuple(names[int(action)] for action in overlay.action[chosen]),
         picture.teacher,
         label,
@@ -140,13 +148,13 @@ def _sample(seen: Preview, tables: ShardTables, image_id: int, folder: Path) -> 
     )
 
 
-def extremes(max_prob: NDArray[np.float32], num: int) -> NDArray[np.int64]:
-    """Return the crops of the smallest and the largest maxima, so many each, hardest first.
+def extremes(prob: NDArray[np.float32], num: int) -> NDArray[np.int64]:
+    """Return the crops of the smallest and the largest values, so many each, hardest first.
 
     Rejected crops (NaN) only where there are no others.
     """
-    order = np.argsort(max_prob, kind="stable")
-    num_valid = int((~np.isnan(max_prob)).sum())
+    order = np.argsort(prob, kind="stable")
+    num_valid = int((~np.isnan(prob)).sum())
     order = order[:num_valid] if num_valid else order
     if len(order) <= 2 * num:
         return order.astype(np.int64)

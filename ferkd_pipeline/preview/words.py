@@ -13,10 +13,20 @@ from store.layout import calibrated
 FEW_PATHS = 5
 """Suspected images that are named where there are more."""
 
+NO_SUSPECTS = (
+    "A teacher that was trained on these very labels can hardly contradict them; the highest "
+    "scores of el2n or loss find them then (docs/calibration.md)."
+)
+
 
 def on_of(seen: Preview) -> str:
     """Return the probability that thresholds are compared with: `max` or `target`."""
     return next((step.on for step in seen.recipe.steps if isinstance(step, FerkdStep)), "max")
+
+
+def warnings(seen: Preview) -> list[str]:
+    """Return what deserves attention, as `stage calibrate` says it."""
+    return [f"{seen.recipe.name}: {warning}" for warning in seen.counts.warnings()]
 
 
 def looked_at(seen: Preview) -> str:
@@ -45,7 +55,11 @@ def _step(step: Step, fitted: StepFit) -> str:
         assert fitted.thresholds is not None and fitted.eps is not None
         on = "the maximum" if step.on == "max" else "the ground truth's probability"
         said = f"ferkd, preset {step.preset}, by {on}: {intervals(fitted.thresholds)}"
-        return f"{said}; eps {fitted.eps:g}, spread {step.spread}"
+        said += f"; eps {fitted.eps:g}, spread {step.spread}"
+        if fitted.stopped_by:
+            caps = " and ".join(f"{name} {cap:g}" for name, cap in fitted.stopped_by.items())
+            said += f"; stopped by {caps}: crops beyond are no better"
+        return said
     if isinstance(step, ReviseStep):
         which = "labels whose first class is wrong" if step.where == "wrong" else "all labels"
         return f"revise {which}: eta {step.eta:g}, so a margin of {1 - step.eta:g}"
@@ -101,7 +115,7 @@ def suspect_lines(seen: Preview) -> list[str]:
     num = len(seen.suspects)
     found = [f"{num:,} of {seen.counts.num_images:,} images are suspected of a wrong label."]
     if not num:
-        return found
+        return [*found, f"  {NO_SUSPECTS}"]
     images = seen.inputs.images
     names = images.class_names
     rows = zip(
@@ -115,7 +129,8 @@ def suspect_lines(seen: Preview) -> list[str]:
         said = f"labelled {names[target]}, {agreement:.0%} of its crops say {names[teacher]}"
         found.append(f"  {images.paths[image_id]}: {said}")
     where = f"{seen.inputs.layout.folder(calibrated(seen.recipe.name))}/_suspects-*.parquet"
-    found.append(f"  All of these: --json. Of the whole store, once the stage has run: {where}")
+    rest = "" if num <= FEW_PATHS else "All of these: --json. "
+    found.append(f"  {rest}Of the whole store, once the stage has run: {where}")
     return found
 
 
@@ -174,11 +189,17 @@ def comparison(previews: Sequence[Preview]) -> Table:
     return Table("Side by side", header, tuple(rows), notes)
 
 
-def next_line(seen: Preview, is_tried: bool) -> str:
-    """Return what to do to have this calibration."""
-    if not is_tried:
-        return "Next: `ferkd-pipeline stage calibrate` writes it as an overlay."
-    return (
-        f"Next: put the steps into params.yaml under calibrate.{seen.recipe.name}, or another "
-        "name, and run `ferkd-pipeline stage calibrate`."
-    )
+def next_line(num_named: int, tried: Sequence[Preview]) -> str:
+    """Return what to do to have calibrations: those named in params.yaml, and those tried."""
+    names = [seen.recipe.name for seen in tried]
+    if not names:
+        it = "it as an overlay" if num_named == 1 else "each as an overlay"
+        return f"Next: `ferkd-pipeline stage calibrate` writes {it}."
+    if len(names) == 1:
+        what = f"the steps into params.yaml under calibrate.{names[0]}, or another name,"
+    else:
+        what = (
+            f"the steps that you choose of {', '.join(names)} into params.yaml under calibrate, "
+            "each list by a name,"
+        )
+    return f"Next: put {what} and run `ferkd-pipeline stage calibrate`."

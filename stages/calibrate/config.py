@@ -55,5 +55,3 @@ def _check_steps(name: str, kinds: list[str]) -> None:
             f"{name} has the step noise after {kinds[0]}, allowed: first, since it protects images "
             "from the steps that follow"
         )
-    if kinds == ["noise"]:
-        raise ValueError(f"{name} has the step noise alone, needed: a step that it protects from")

@@ -9,6 +9,11 @@ from store.overlay import Action
 GROUPS = ("extreme_hard", "moderate_hard", "hard_positive", "easy_positive")
 """FerKD's names for crops dropped low, softened, kept, and dropped high."""
 
+_MANY_DROPPED = 0.1
+"""Share of crops above which FerKD's thresholds do not fit the teacher; FerKD drops under 0.8 %."""
+_MANY_RESTORED = 0.1
+"""Share of images above which too many would have lost all their crops."""
+
 
 @dataclass(frozen=True, slots=True)
 class Counts:
@@ -89,6 +94,23 @@ class Counts:
                 f"{self.restored_crops:,} crops stay as softened ground truth"
             )
         return tuple(lines)
+
+    def warnings(self) -> tuple[str, ...]:
+        """Return sentences that deserve attention: thresholds that do not suit the teacher."""
+        dropped = sum(self.groups.get(group, 0) for group in ("extreme_hard", "easy_positive"))
+        found = []
+        if dropped > _MANY_DROPPED * self.num_crops:
+            found.append(
+                f"FerKD's thresholds would drop {dropped / self.num_crops:.1%} of the crops "
+                "(before images that lost all of theirs got them back), which suits another "
+                "teacher than this one; try preset auto or ferkd_share, or thresholds of your own"
+            )
+        if self.restored_images > _MANY_RESTORED * self.num_images:
+            found.append(
+                f"{self.restored_images:,} of {self.num_images:,} images would lose all their "
+                "crops and keep softened ground truth alone: what the teacher says of them is lost"
+            )
+        return tuple(found)
 
 
 def _sum(a: Any, b: Any) -> Any:

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from stages.calibrate.served import ServedLabels
 from store.overlay import Action
+from store.precision import Precision
 
 Mask = NDArray[np.bool_]
 
@@ -23,6 +24,8 @@ class Crops:
     max_prob: NDArray[np.float32]
     """(N,) the teacher's maximum at T=1 before compression, on its grid; NaN where rejected."""
     num_classes: int
+    precision: Precision = "float16"
+    """Grid of the probabilities."""
     target_prob: NDArray[np.float32] | None = None
     """(N,) what the teacher gives the ground truth, likewise; needed by `on: target` and noise."""
     top_class: NDArray[np.integer] | None = None

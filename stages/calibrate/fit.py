@@ -44,6 +44,8 @@ class StepFit:
 
     thresholds: Thresholds | None = None
     eps: float | None = None
+    stopped_by: dict[str, float] = field(default_factory=dict)
+    """Caps that kept `auto` from acting on more crops, for people."""
     cutoff: Cutoff | None = None
 
     def to_json(self) -> dict[str, Json]:
@@ -51,6 +53,8 @@ class StepFit:
         found: dict[str, Json] = {}
         if self.thresholds is not None:
             found |= {"thresholds": {**self.thresholds.to_json()}, "eps": self.eps}
+        if self.stopped_by:
+            found["stopped_by"] = {**self.stopped_by}
         if self.cutoff is not None:
             found["cutoff"] = {**self.cutoff.to_json()}
         return found
@@ -97,6 +101,7 @@ def _step_from_json(data: Any) -> StepFit:
     return StepFit(
         thresholds=None if limits is None else Thresholds(**limits),
         eps=data.get("eps"),
+        stopped_by=dict(data.get("stopped_by", {})),
         cutoff=None if cutoff is None else Cutoff(**cutoff),
     )
 
@@ -163,8 +168,7 @@ def _fit_ferkd(name: str, step: FerkdStep, evidence: Evidence) -> StepFit:
             raise DataError(
                 f"{step.validation} holds no crop with a prediction, needed by calibrate.{name}"
             )
-    looks = chosen_on if step.preset == "auto" else crops
-    limits = thresholds.choose(step, looks, evidence.precision, evidence.num_classes)
+    limits = thresholds.choose(step, crops, chosen_on, evidence.precision, evidence.num_classes)
     low, _, high = limits.groups(crops.values)
     if crops.total and int(crops.crops[low | high].sum()) == crops.total:
         raise ParamsError(
@@ -173,7 +177,8 @@ def _fit_ferkd(name: str, step: FerkdStep, evidence: Evidence) -> StepFit:
             f"{crops.values[-1]:g}); choose thresholds that keep some"
         )
     median = _kept_right_median(limits, chosen_on)
-    return StepFit(limits, thresholds.choose_eps(step, median))
+    stopped_by = thresholds.stopped_by(step, crops, chosen_on, evidence.num_classes)
+    return StepFit(limits, thresholds.choose_eps(step, median), stopped_by)
 
 
 def _kept_right_median(limits: Thresholds, crops: Reliability) -> float | None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,8 +27,8 @@ from store.images import ImageTable
 from store.layout import Layout, calibrated
 from store.soft_part import SoftPart
 
-REVISION = 1
-"""Raised when the same parameters would give other rows."""
+REVISION = 2
+"""Raised when the same parameters would give other rows, or another fit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +92,7 @@ def read_crops(part: SoftPart, steps: Sequence[Step], inputs: Inputs) -> Crops:
         scalars.targets,
         scalars.max_prob,
         part.spec.num_classes,
+        inputs.fit.precision,
         target_prob=scalars.target_prob,
         top_class=part.top_class() if needs.top_class else None,
         labels=served_labels(part) if needs.labels else None,
@@ -131,23 +133,23 @@ def fit(recipes: Sequence[Recipe], source: Source, progress: Progress) -> list[F
     if ons:
         progress.start("look at all crops", len(softs), "shards")
         seen = reliability(source.layout, softs, sorted(ons), progress)
-    fits = []
-    for recipe, key, found in zip(recipes, keys, kept, strict=True):
-        if found is None:
-            found = fitting.fit(
-                recipe.name,
-                recipe.steps,
-                _evidence(recipe, source, table, softs[0], seen, progress),
-            )
-            body = {"made_of": key, "fit": found.to_json()}
-            fit_file.write(source.layout, recipe.artifact, body)
-        fits.append(found)
+    fits = [
+        found
+        or fitting.fit(
+            recipe.name, recipe.steps, _evidence(recipe, source, table, softs[0], seen, progress)
+        )
+        for recipe, found in zip(recipes, kept, strict=True)
+    ]
+    for recipe, key, found in zip(recipes, keys, fits, strict=True):  # all are right: now write
+        body = {"made_of": key, "fit": found.to_json()}
+        fit_file.write(source.layout, recipe.artifact, body)
     return fits
 
 
 def _recorded_fit(recipe: Recipe, layout: Layout, key: dict[str, Json]) -> Fit | None:
+    """The fit that lies there, where it was made from the same."""
     recorded = fit_file.read(layout, recipe.artifact)
-    is_same = recorded is not None and recorded["made_of"] == key
+    is_same = recorded is not None and _why_other(recorded, key) is None
     return Fit.from_json(recorded["fit"]) if recorded is not None and is_same else None
 
 
@@ -165,13 +167,13 @@ def _evidence(
         precision=soft.attribute("precision"),
         num_classes=SoftPart(source.layout, soft).spec.num_classes,
         training={on: seen[on] for on in ons},
-        validation=validation_crops(recipe, table, ons, progress),
+        validation=validation_crops(recipe, source.layout, table, ons, progress),
         scores=read_scores(recipe, source.layout, table),
     )
 
 
 def validation_crops(
-    recipe: Recipe, table: ImageTable, ons: Sequence[str], progress: Progress
+    recipe: Recipe, own: Layout, table: ImageTable, ons: Sequence[str], progress: Progress
 ) -> dict[str, Reliability] | None:
     """The crops of the validation store that a step names; None without one.
 
@@ -181,7 +183,7 @@ def validation_crops(
     root = fitting.validation_root(recipe.steps)
     if root is None:
         return None
-    layout, softs = _validation(root, table)
+    layout, softs = _validation(recipe.name, root, own, table)
     progress.start(f"validation crops of {recipe.name}", len(softs), "shards")
     return reliability(layout, softs, ons, progress)
 
@@ -217,22 +219,53 @@ def read_scores(
     return {name: scores.read(layout, table, name)[1] for name in names}
 
 
-def _validation(root: str, table: ImageTable) -> tuple[Layout, list[Entry]]:
-    """The labels of a store of images that the teacher never saw."""
-    layout = Layout.beside(Path(root))
+def _validation(name: str, root: str, own: Layout, table: ImageTable) -> tuple[Layout, list[Entry]]:
+    """The labels of a store of images that the teacher never saw, of all of its shards.
+
+    Raises:
+        DataError: it is not one: missing, incomplete, of other classes or of another teacher, or of
+            images that this store has too.
+    """
+    layout, key = Layout.beside(Path(root)), f"calibrate.{name}: validation is {root}"
+    if not layout.entry("images", images.STEM).exists():
+        raise DataError(
+            f"{key}, which holds no label store ({layout.entry('images', images.STEM)} is "
+            "missing); make one of validation images, see docs/calibration.md"
+        )
     others = images.load(layout)
     if others.class_names != table.class_names:
         raise DataError(
             f"{layout.table('images', 'classes')} names other classes than this store; make the "
             "validation store from a folder with the same class folders"
         )
+    if shared := len(set(others.content_hashes) & set(table.content_hashes)):
+        raise DataError(
+            f"{key}, which has {shared:,} of its {len(others):,} images in common with the "
+            "training images; set index.images in its parameters to the validation folder"
+        )
     listed = entries.list_entries(layout, "soft")
-    if not listed:
+    source = Source(layout, len(listed), Path())
+    softs = [_soft(source, others, shard) for shard in range(len(listed))]
+    if not softs:
         raise DataError(
             f"{layout.folder('soft')} holds no labels; run the stages index to compress for the "
             "validation images first"
         )
-    return layout, listed
+    _check_teachers(own, layout)
+    return layout, softs
+
+
+def _check_teachers(own: Layout, other: Layout) -> None:
+    """Labels of two stores must be one teacher's, as far as predictions still say it."""
+    said = []
+    for layout in (own, other):
+        found = entries.list_entries(layout, "predictions")
+        said += [(layout, found[0].lineage.get("inputs", {}).get("teacher"))] if found else []
+    if len(said) == 2 and said[0][1] != said[1][1]:
+        raise DataError(
+            f"{other.folder('predictions')} and {own.folder('predictions')} are of different "
+            "teachers; label the validation images with the one of this store"
+        )
 
 
 def all_soft(source: Source, table: ImageTable) -> list[Entry]:
@@ -267,7 +300,7 @@ def _fit_key(
     for name in fitting.score_names(recipe.steps):
         key["scores"] = {name: scores.find(source.layout, name).rows_digest}
     if root is not None:
-        _, others = _validation(root, table)
+        _, others = _validation(recipe.name, root, source.layout, table)
         key["validation"] = [entry.rows_digest for entry in others]
     return key
 
@@ -275,6 +308,37 @@ def _fit_key(
 def _soft(source: Source, table: ImageTable, shard: int) -> Entry:
     """The labels of a shard, checked against the crops and images that stand beside them."""
     return upstream.require_labels(source.layout, table, source.num_shards, shard)[1]
+
+
+def why_unfitted(recipe: Recipe, source: Source) -> str | None:
+    """None where the recorded fit is of these parameters and inputs, else what differs.
+
+    Raises:
+        DataError: labels or scores are missing, or do not fit together.
+    """
+    table = images.load(source.layout)
+    key = _fit_key(recipe, source, table, all_soft(source, table))
+    return _why_other(fit_file.read(source.layout, recipe.artifact), key)
+
+
+_CHANGED = {
+    "revision": "the fit is of another version",
+    "steps": "its steps changed",
+    "label": "the kind of labels changed",
+    "soft": "labels changed",
+    "scores": "scores changed",
+    "validation": "labels of the validation store changed",
+}
+
+
+def _why_other(recorded: dict[str, Any] | None, key: dict[str, Json]) -> str | None:
+    if recorded is None:
+        return "it was not fitted yet"
+    made_of = recorded["made_of"]
+    for name, said in _CHANGED.items():
+        if made_of.get(name) != key.get(name):
+            return said
+    return None
 
 
 def open_inputs(recipe: Recipe, source: Source) -> Callable[[int], Inputs]:
@@ -291,12 +355,12 @@ def open_inputs(recipe: Recipe, source: Source) -> Callable[[int], Inputs]:
 
     def of_shard(shard: int) -> Inputs:
         soft = _soft(source, table, shard)
-        key = _fit_key(recipe, source, table, everywhere or [soft])
-        if recorded is None or recorded["made_of"] != key:
-            missing = "there is no fit" if recorded is None else "the fit is of other labels"
+        why = _why_other(recorded, _fit_key(recipe, source, table, everywhere or [soft]))
+        if recorded is None or why is not None:
             raise DataError(
-                f"{fit_file.path_of(source.layout, recipe.artifact)}: {missing} for calibration "
-                f"{recipe.name}; run `ferkd-pipeline stage calibrate` without --shard"
+                f"{fit_file.path_of(source.layout, recipe.artifact)}: no fit that holds for "
+                f"calibration {recipe.name}, since {why}; run `ferkd-pipeline stage calibrate` "
+                "without --shard"
             )
         return Inputs(source.layout, soft, Fit.from_json(recorded["fit"]), table, values)
 

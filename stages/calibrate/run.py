@@ -12,7 +12,15 @@ import pyarrow as pa
 
 from stages.calibrate import core
 from stages.calibrate.counts import Counts
-from stages.calibrate.inputs import REVISION, Inputs, Recipe, fit, open_inputs, read_crops
+from stages.calibrate.inputs import (
+    REVISION,
+    Inputs,
+    Recipe,
+    fit,
+    open_inputs,
+    read_crops,
+    why_unfitted,
+)
 from stages.calibrate.suspects import Suspects
 from stages.calibrate.told import fit_lines
 from stages.shared.contract import Progress, Report
@@ -22,10 +30,17 @@ from store.parts import PartWriter
 from store.schema import CALIBRATED, SUSPECTS
 from store.soft_part import SoftPart
 
-__all__ = ["REVISION", "Inputs", "Recipe", "fit", "fit_lines", "open_inputs", "run", "summarise"]
-
-_MANY_DROPPED = 0.1
-"""Share of crops above which FerKD's thresholds do not fit the teacher; FerKD drops under 0.8 %."""
+__all__ = [
+    "REVISION",
+    "Inputs",
+    "Recipe",
+    "fit",
+    "fit_lines",
+    "open_inputs",
+    "run",
+    "summarise",
+    "why_unfitted",
+]
 
 
 def summarise(artifact: str, numbers: Sequence[dict[str, Any]]) -> Report:
@@ -34,15 +49,10 @@ def summarise(artifact: str, numbers: Sequence[dict[str, Any]]) -> Report:
     for each in numbers:
         total = total.merge(Counts(**each))
     name = artifact.split("/", 1)[1]
-    dropped = sum(total.groups.get(group, 0) for group in ("extreme_hard", "easy_positive"))
-    warnings: tuple[str, ...] = ()
-    if dropped > _MANY_DROPPED * total.num_crops:
-        warnings = (
-            f"{name}: FerKD's thresholds drop {dropped / total.num_crops:.1%} of the crops, which "
-            "suits another teacher than this one; try `ferkd-pipeline calibrate preview`, preset "
-            "auto or ferkd_share, or thresholds of your own",
-        )
-    return Report(lines=tuple(f"{name}: {line}" for line in total.lines()), warnings=warnings)
+    return Report(
+        lines=tuple(f"{name}: {line}" for line in total.lines()),
+        warnings=tuple(f"{name}: {warning}" for warning in total.warnings()),
+    )
 
 
 def run(recipe: Recipe, inputs: Inputs, output: PartWriter, progress: Progress) -> Report:

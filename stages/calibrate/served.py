@@ -28,7 +28,7 @@ class ServedLabels:
         """Read a block of stored labels."""
         if rows.sparse is None:
             return cls.from_dense(rows.dense(), rows.targets)
-        return cls.from_entries(*rows.entries(), rows.targets, rows.spec.num_classes)
+        return cls.from_entries(*rows.entries(), rows.targets)
 
     @classmethod
     def from_entries(
@@ -37,7 +37,6 @@ class ServedLabels:
         weights: F32,
         tail: F32,
         target: NDArray[np.integer],
-        num_classes: int,
     ) -> "ServedLabels":
         """Read labels = tail + sum of weights at class_ids, (N, E); the first entry's class is the
         most probable. A class other than the target stands in one entry at most.
@@ -45,11 +44,9 @@ class ServedLabels:
         at = class_ids == target[:, None]
         rest = tail.astype(np.float64)
         at_target = rest + np.where(at, weights, 0).sum(axis=1, dtype=np.float64)
-        best = np.where(at, -np.inf, weights).max(axis=1).astype(np.float64)
-        # A class without an entry has the tail: is there one beside the target?
-        num_others = class_ids.shape[1] - at.sum(axis=1)
-        best = np.where(num_others < num_classes - 1, np.maximum(best, 0), best)
-        return cls(class_ids[:, 0], at_target, np.where(np.isneginf(best), 0, rest + best))
+        # A class without an entry has the tail alone. Where every class has one the tail is 0.
+        best = np.maximum(np.where(at, 0, weights).max(axis=1).astype(np.float64), 0)
+        return cls(class_ids[:, 0], at_target, rest + best)
 
     @classmethod
     def from_dense(cls, probs: NDArray[np.floating], target: NDArray[np.integer]) -> "ServedLabels":

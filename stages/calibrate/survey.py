@@ -162,7 +162,7 @@ def _plan(
         precision=soft.entry.attribute("precision"),
         num_classes=soft.spec.num_classes,
         training=training,
-        validation=inputs.validation_crops(recipe, table, list(training), progress),
+        validation=inputs.validation_crops(recipe, source.layout, table, list(training), progress),
         scores=values,
     )
     fitted = fitting.fit(recipe.name, recipe.steps, evidence)
@@ -184,7 +184,7 @@ def _apply_to_sample(plans: list[_Plan], sample: Pieces, part: int) -> list[_Sum
     total = [_Sums() for _ in plans]
     for rows in sample.rows(part):
         before = rows.entropy()
-        served = _served(rows)
+        served = ServedLabels.from_rows(rows)
         found = [_apply(plan, rows, served, before) for plan in plans]
         total = [mine.merge(other) for mine, other in zip(total, found, strict=True)]
     return total
@@ -276,13 +276,7 @@ def close_up(seen: Preview, image_id: int) -> tuple[LabelRows, Overlay]:
 
 def crops_of(rows: LabelRows, made_of: Inputs) -> Crops:
     """Return a block of labels as calibration sees it, with all that any step looks at."""
-    return _crops_of(rows, made_of, _served(rows))
-
-
-def _served(rows: LabelRows) -> ServedLabels:
-    if rows.sparse is None:
-        return ServedLabels.from_dense(rows.dense(), rows.targets)
-    return ServedLabels.from_entries(*rows.entries(), rows.targets, rows.spec.num_classes)
+    return _crops_of(rows, made_of, ServedLabels.from_rows(rows))
 
 
 def _crops_of(rows: LabelRows, made_of: Inputs, served: ServedLabels) -> Crops:
@@ -291,6 +285,7 @@ def _crops_of(rows: LabelRows, made_of: Inputs, served: ServedLabels) -> Crops:
         rows.targets,
         rows.max_prob,
         rows.spec.num_classes,
+        made_of.fit.precision,
         target_prob=rows.target_prob,
         top_class=rows.first_class(),
         labels=served,

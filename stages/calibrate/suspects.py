@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from stages.calibrate.crops import Crops
 from stages.calibrate.steps import NoiseStep
+from store.precision import round_probability
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +58,8 @@ def find(step: NoiseStep, crops: Crops) -> Suspects:
     mean_max = _sum(np.where(valid, crops.max_prob, 0), place, len(first)) / num_valid
     mean_target = _sum(np.where(valid, crops.target_prob, 0), place, len(first)) / num_valid
 
-    votes = valid & (crops.max_prob >= np.float32(step.confidence))
+    least = round_probability(step.confidence, crops.precision)  # as the maxima were
+    votes = valid & (crops.max_prob >= least)
     votes &= crops.top_class != crops.targets
     # More than half of an image's crops must agree, so an image has one such class at most.
     width = crops.num_classes
@@ -66,9 +68,7 @@ def find(step: NoiseStep, crops: Crops) -> Suspects:
     )
     image, said = pairs // width, pairs % width
     agreement = counts / num_valid[image]
-    # A share such as 0.7 of 10 is 6.999999999999999 in float64; no count is that exact.
-    found = agreement >= step.agreement * (1 - 1e-12)
-    found &= mean_target[image] < step.target_below
+    found = (agreement >= step.agreement) & (mean_target[image] < step.target_below)
     image = image[found]
     return Suspects(
         image_ids=crops.image_ids[first[image]].astype(np.int64),

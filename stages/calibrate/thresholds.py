@@ -1,14 +1,15 @@
 """FerKD's intervals: from a preset, from shares of the crops, or chosen from reliability.
 
-`auto` cuts the crops into bins of equally many, by the teacher's probability. From the least sure
-bin on
+`auto` cuts crops into bins of equally many, by the teacher's probability: those of the store
+itself, or of a store of validation images. From the least sure bin on
 
     drop      bins in which the teacher is right no more often than twice by chance: accuracy
               <= min(2 / C, 1/2), at most `drop_lowest` of the crops (0.005 unless given)
     soften    the bins after them in which it is wrong more often than right: accuracy < 1/2, at
               most up to `soften_lowest` of the crops (0.03 unless given)
 
-and nothing is dropped at the top unless `drop_highest` asks for it: how easy a crop may be says
+where shares are always those of the store's own crops, on which the intervals are used. Nothing is
+dropped at the top unless `drop_highest` asks for it: how easy a crop may be says
 nothing about whether its label is right. FerKD publishes fixed thresholds, this rule is ours.
 """
 
@@ -34,6 +35,7 @@ _LEAST_IN_BIN = 100
 _HALF = 0.5
 _EPS_WITHOUT_CROPS = 0.1
 _LARGEST_EPS = MAX_EPS - 0.01
+_LOWEST: tuple[Shares, Shares] = ("drop_lowest", "soften_lowest")
 _CAPS: dict[Shares, float] = {"drop_lowest": 0.005, "soften_lowest": 0.03, "drop_highest": 0.0}
 
 
@@ -89,20 +91,24 @@ _PRESET_SHARES: dict[Shares, float] = {
 
 
 def choose(
-    step: FerkdStep, crops: Reliability, precision: Precision, num_classes: int
+    step: FerkdStep,
+    crops: Reliability,
+    judged: Reliability,
+    precision: Precision,
+    num_classes: int,
 ) -> Thresholds:
     """Return the intervals of a step on the stored grid.
 
     Args:
         step: its preset and fields.
-        crops: all of them, by the probability that `FerkdStep.on` names; for `auto` those that it
-            is to be chosen on.
+        crops: all of the store, by the probability that `FerkdStep.on` names; shares are of these.
+        judged: those on which `auto` asks how often the teacher is right.
         precision: of the stored probabilities. Thresholds are rounded as they were, so that a
             probability of exactly .05 lands on the side that is stated.
         num_classes: C.
     """
     if step.preset == "auto":
-        return _auto(step, crops, num_classes)
+        return _auto(step, crops, judged, num_classes)
     if step.preset == "ferkd_share" or step.uses_shares:
         given = _PRESET_SHARES if step.preset == "ferkd_share" else {}
         return _from_shares(given | _given_shares(step), crops)
@@ -159,17 +165,37 @@ def _from_shares(shares: dict[Shares, float], crops: Reliability) -> Thresholds:
     )
 
 
-def _auto(step: FerkdStep, crops: Reliability, num_classes: int) -> Thresholds:
+def stopped_by(
+    step: FerkdStep, crops: Reliability, judged: Reliability, num_classes: int
+) -> dict[str, float]:
+    """Return the caps that keep `auto` from acting on more crops, by name; arguments of `choose`."""
+    if step.preset != "auto":
+        return {}
+    caps, ends = _CAPS | _given_shares(step), _unreliable(judged, num_classes)
+    return {
+        name: caps[name]
+        for name, end in zip(_LOWEST, ends, strict=True)
+        if end is not None and _lower(end, crops.quantile(caps[name])) != end
+    }
+
+
+def _auto(step: FerkdStep, crops: Reliability, judged: Reliability, num_classes: int) -> Thresholds:
     caps = _CAPS | _given_shares(step)
-    bins = list(crops.bins(num_bins(crops.total)))
-    by_chance = min(2 / num_classes, _HALF)
-    dropped = _leading(bins, lambda each: each.accuracy <= by_chance)
-    bad = _leading(bins, lambda each: each.accuracy <= by_chance or each.accuracy < _HALF)
+    dropped, bad = _unreliable(judged, num_classes)
     return Thresholds(
         drop_up_to=_lower(dropped, crops.quantile(caps["drop_lowest"])),
         soften_to=_lower(bad, crops.quantile(caps["soften_lowest"])),
         drop_from=crops.upper_quantile(caps["drop_highest"]),
     )
+
+
+def _unreliable(judged: Reliability, num_classes: int) -> tuple[float | None, float | None]:
+    """Return where the leading bins end that are at chance, and those that are below half."""
+    bins = list(judged.bins(num_bins(judged.total)))
+    by_chance = min(2 / num_classes, _HALF)
+    dropped = _leading(bins, lambda each: each.accuracy <= by_chance)
+    bad = _leading(bins, lambda each: each.accuracy <= by_chance or each.accuracy < _HALF)
+    return dropped, bad
 
 
 def _leading(bins: list[Bin], is_bad: Callable[[Bin], bool]) -> float | None:

@@ -7,7 +7,7 @@ from stages.calibrate.fit import Fit, StepFit
 from stages.calibrate.steps import FerkdStep, Step
 from stages.calibrate.thresholds import Thresholds
 
-_SAID = {"max": "the teacher's maximum", "target": "its probability of the ground truth"}
+_SAID = {"max": "the teacher's maximum", "target": "the ground truth's probability"}
 
 
 def fit_lines(name: str, steps: Sequence[Step], fit: Fit) -> tuple[str, ...]:
@@ -51,6 +51,9 @@ def _is_chosen(step: Step) -> bool:
 def _chosen(step: Step, fitted: StepFit, fit: Fit) -> str:
     assert isinstance(step, FerkdStep) and fitted.thresholds is not None
     line = f"{step.preset} on {_SAID[step.on]}: {intervals(fitted.thresholds)}; eps {fitted.eps:g}"
+    if fitted.stopped_by:
+        caps = " and ".join(f"{name} {cap:g}" for name, cap in fitted.stopped_by.items())
+        line += f"; stopped by {caps}: crops beyond are no better"
     if step.preset != "auto" and step.eps != "auto":
         return line
     right = [

@@ -14,7 +14,7 @@ import pytest
 
 from ferkd_pipeline import cli
 from ferkd_pipeline.commands.calibrate import calibrate
-from ferkd_pipeline.preview import figures, proposals, samples
+from ferkd_pipeline.preview import figures, pictures, proposals, samples
 from stages.calibrate import survey
 from stages.calibrate.inputs import Recipe
 from stages.calibrate.thresholds import Thresholds
@@ -89,9 +89,11 @@ def test_it_prints_tables_and_what_to_do_next(
         "Side by side",
         "How reliable the teacher is, by the teacher's maximum",
         "The key validation of the step ferkd",
-        "Next: `ferkd-pipeline stage calibrate` writes it as an overlay.",
+        "Next: `ferkd-pipeline stage calibrate` writes each as an overlay.",
     ):
-        assert text in captured.out
+        assert captured.out.count(text) == 1
+    order = [captured.out.index(text) for text in ("Side by side", "Calibration fe", "How reliab")]
+    assert order == sorted(order)
     assert "\x1b" not in captured.out
     assert re.search(r"^drop +20 +20\.00 +15 +60\.00$", captured.out, re.MULTILINE)
     assert captured.err.endswith("../preview.html: the same with pictures\n")
@@ -117,18 +119,70 @@ def test_json_has_every_number(shared: Project, capsys: pytest.CaptureFixture[st
     assert [step["step"] for step in tried["steps"]] == ["noise", "revise", "ferkd"]
 
 
-def test_suspects_and_validation_are_told(
-    shared: Project, capsys: pytest.CaptureFixture[str]
-) -> None:
-    auto = "{step: ferkd, preset: auto, on: target, validation: labels}"
+def test_suspects_and_validation_are_told(own: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    own.make_validation_store()
+    auto = "{step: ferkd, preset: auto, on: target, validation: labels-val}"
     assert run("--try", f"[{NOISE}, {auto}]") == 0
     shown = capsys.readouterr().out
     assert re.search(r"\d+ of 25 images are suspected of a wrong label", shown)
+    assert "  All of these: --json. Of the whole store, once the stage has run: labels/" in shown
     assert "labels/calibrated/try/_suspects-*.parquet" in shown
     assert shown.count(": labelled ") == 5
     assert "validation %" in shown and "by heart" not in shown
     assert "by the ground truth's probability" in shown
-    assert "put the steps into params.yaml under calibrate.try" in shown
+    assert "put the steps into params.yaml under calibrate.try, or another name, and" in shown
+
+
+def test_none_and_few_suspects(shared: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    noise = "[{step: noise, confidence: %s, agreement: 0.6, target_below: %s}, {step: truth}]"
+    assert run("--try", noise % (1, 0.1), "--page", "../none.html") == 0
+    hint = "A teacher that was trained on these very labels can hardly contradict them"
+    shown = capsys.readouterr().out
+    assert "0 of 25 images are suspected" in shown and hint in shown and "--json" not in shown
+    assert hint in Path("../none.html").read_text(encoding="utf-8")
+    few = next(
+        tried
+        for tried in (noise % (least / 100, 0.6) for least in range(30, 100, 2))
+        if 0 < len(found_json(capsys, "--try", tried)["calibrations"]["try"]["suspects"]) <= 5
+    )
+    assert run("--try", few) == 0
+    shown = capsys.readouterr().out
+    assert "_suspects-*.parquet" in shown and "All of these" not in shown and hint not in shown
+
+
+def test_warnings_are_those_of_the_stage(
+    shared: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    drops = "{step: ferkd, preset: custom, drop_below: 0.7}"
+    assert run("--try", drops, "--page", "../warned.html") == 0
+    captured = capsys.readouterr()
+    start = "FerKD's thresholds would drop "
+    assert f"Warning: try: {start}" in captured.err and start not in captured.out
+    assert "Warning: try: FerKD&#x27;s thresholds" in Path("../warned.html").read_text("utf-8")
+    assert run("--try", drops, "--json") == 0
+    captured = capsys.readouterr()
+    assert f"Warning: try: {start}" in captured.err
+    warnings = json.loads(captured.out)["calibrations"]["try"]["warnings"]
+    assert warnings[0].startswith(start)
+    assert run("--try", "{step: truth}", "--json") == 0
+    captured = capsys.readouterr()
+    assert "Warning" not in captured.err
+    assert json.loads(captured.out)["calibrations"]["try"]["warnings"] == []
+
+
+def test_each_probability_has_one_table(own: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    own.make_validation_store()
+    words = [
+        "{step: truth}",
+        "{step: ferkd, preset: auto, validation: labels-val}",
+        "{step: ferkd, preset: ferkd_share, on: target}",
+        "{step: revise}",
+    ]
+    assert run(*(word for each in words for word in ("--try", each))) == 0
+    shown = capsys.readouterr().out
+    assert shown.count("How reliable the teacher is") == 2
+    assert shown.count("validation %") == 1
+    assert "Next: put the steps that you choose of try, try-2, try-3, try-4 into" in shown
 
 
 @pytest.mark.parametrize(
@@ -136,13 +190,18 @@ def test_suspects_and_validation_are_told(
     [
         (("--try", "{step: revise, eta: 2}"), "--try: calibrate.try[0].eta = 2: must be less than"),
         (("--try", "{step: ferkd, epz: 1}"), "--try: calibrate.try[0].epz: unknown key; did you"),
-        (("--try", "{step: truth}", "--try", "7"), "--try: calibrate.try-2 = 7: must be a list"),
-        (("--try", ""), "--try: calibrate.try = null: must be a list"),
-        (("--try", "[{a"), "--try: line "),
-        (("--try", NOISE), "try has the step noise alone"),
+        (("--try", "{step: truth}", "--try", "7"), "--try '7': must be one step, such as '{step:"),
+        (("--try", ""), "--try '': must be one step, such as '{step: ferkd}', or a list of steps"),
+        (("--try", "ferkd"), "--try 'ferkd': must be one step, such as '{step: ferkd}', or a"),
+        (("--try", "[ferkd]"), '--try: calibrate.try[0] = "ferkd": must be'),
+        (("--try", "[{step: ferkd"), "--try '[{step: ferkd': expected ',' or '}', but got '<st"),
+        (("--try", "- step: truth\n- step: {x\n"), "--try: line 2: expected ',' or '}', but got"),
+        (("--try", "- step: truth\n- ]\n- step: x"), "--try: line 2: "),
+        (("--try", "{step: revise, share: 0.5}"), "try[0].share: step revise has no such key; le"),
         (("--try", "{step: ferkd, preset: custom, drop_from: 0.01}"), "drops every one of 100"),
         (("shaers",), "NAME shaers: params.yaml names no such calibration; did you mean shares?"),
         (("--page", "labels/x.html"), "--page labels/x.html: lies in the label store"),
+        (("--page", "no/dir/x.html"), "--page no/dir/x.html: there is no folder no/dir; make it"),
     ],
 )
 def test_what_is_wrong_is_one_line(
@@ -153,7 +212,7 @@ def test_what_is_wrong_is_one_line(
     captured = capsys.readouterr()
     line = captured.err.splitlines()[-1]
     assert line.startswith("Error: ") and message in line
-    assert captured.out == "" and shared.tree() == before
+    assert captured.out == "" and shared.tree() == before and not Path("no").exists()
 
 
 def test_without_a_section_calibrate(own: Project, capsys: pytest.CaptureFixture[str]) -> None:
@@ -229,7 +288,7 @@ def test_the_page_holds_everything_inside(page: str) -> None:
     assert not re.search(r"url\((?!#)", page)
     assert page.count('class="sample"') == 8
     assert page.count('class="crop"') == 8 * 4
-    assert counts["h2"] == 3  # side by side, and two calibrations
+    assert counts["h2"] == 4  # side by side, two calibrations, and how reliable the teacher is
     assert "Suspected of a wrong label" in page and "currentColor" in page
     assert "prefers-color-scheme: dark" in page
 
@@ -239,11 +298,41 @@ def test_pictures_of_missing_images_are_left_out(
 ) -> None:
     shutil.rmtree("images")
     assert run("--try", TRY, "--page", "p.html") == 0
+    missing = "pictures of images are left out: there is no folder images (index.images"
+    assert f"Warning: p.html: {missing}" in capsys.readouterr().err
     text = Path("p.html").read_text(encoding="utf-8")
     parsed(text)
     assert "Pictures of images are left out: there is no folder images (index.images" in text
     assert 'class="sample"' not in text
     assert "Label entropy" in text and "<svg" in text
+
+
+def test_without_a_section_index_no_folder_is_known(
+    own: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own.write_params(index=None)
+    assert run("ferkd", "--page", "p.html") == 0
+    err = capsys.readouterr().err
+    assert "Warning: p.html: pictures of images are left out: params.yaml has no index.im" in err
+    assert "with pictures" not in err
+
+
+@pytest.mark.parametrize("on", ["max", "target"])
+def test_crops_are_picked_by_what_thresholds_look_at(shared: Project, on: str) -> None:
+    values = shared.params()
+    tried = f"{{step: ferkd, preset: ferkd_share, on: {on}}}"
+    [seen] = survey.preview(
+        proposals.recipes(values, (), (tried,)), proposals.source(values), NoProgress()
+    )
+    found = samples.gather(seen, Path("images"), 25, 0, seed=0)
+    assert len(found.samples) == 25
+    said = {"max": "max", "target": "ground truth"}[on]
+    for sample in found.samples:
+        rows, _ = survey.close_up(seen, sample.image_id)
+        expected = rows.max_prob if on == "max" else rows.target_prob
+        np.testing.assert_array_equal(sample.prob, np.sort(expected))
+        np.testing.assert_array_equal(sample.prob, expected[sample.crops])
+        assert f"hard: {said} {sample.prob[0]:.3f}" in pictures.sample_figure(seen, sample)
 
 
 def test_one_image_of_each_sort_is_chosen(shared: Project) -> None:

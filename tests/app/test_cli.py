@@ -27,7 +27,7 @@ def test_the_command_line_is_frozen() -> None:
 
     assert {name: options(command) for name, command in root.commands.items()} == {
         "calibrate": [],
-        "init": ["--force", "--images", "--list", "--recipe", "--val", "folder"],
+        "init": ["--force", "--images", "--list", "--recipe", "--update", "--val", "folder"],
         "record": ["--json", "--params", "name"],
         "report": ["--metrics", "--no-page", "--out", "--params", "--quiet"],
         "stage": ["--dry-run", "--force", "--json", "--params", "--shard", "name"],

@@ -165,3 +165,64 @@ def test_every_recipe_names_networks_that_timm_has(name: str) -> None:
     for network in found:
         assert timm.is_model(network)
         assert "." not in network or network in timm.list_pretrained(network)
+
+
+MORE = """
+score:
+  chance: {estimator: random}
+"""
+
+
+def test_update_writes_what_came_to_params_and_keeps_what_is_the_users(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert init() == 0
+    path, dvc_path = here / "mine/params.yaml", here / "mine/dvc.yaml"
+    text = path.read_text() + MORE
+    before = "    - step: ferkd\n      preset: auto\n"
+    assert before in text
+    text = text.replace(before, before + "      validation: labels-val\n")
+    path.write_text(text)
+    stages = yaml.safe_load(dvc_path.read_text())
+    stages["stages"]["mine"] = {"cmd": "true", "deps": ["x"]}
+    old = yaml.safe_dump(stages)
+    dvc_path.write_text(old)
+    capsys.readouterr()
+    assert cli.main(["init", "mine", "--update"]) == 0
+    captured = capsys.readouterr()
+    assert captured.out.startswith("mine: wrote dvc.yaml, ")
+    assert "dvc.yaml.bak" in captured.err
+    assert path.read_text() == text
+    assert (here / "mine/dvc.yaml.bak").read_text() == old
+    made = yaml.safe_load(dvc_path.read_text())["stages"]
+    assert made["score"]["outs"] == [{"labels/scores": {"persist": True}}]
+    assert {"labels/scores", "labels-val/soft"} <= set(made["calibrate"]["deps"])
+    assert made["mine"] == {"cmd": "true", "deps": ["x"]}
+    assert "../photos/val" in made["train"]["deps"]
+    assert "/labels-val/" in (here / "mine/.gitignore").read_text().splitlines()
+    assert cli.main(["init", "mine", "--update"]) == 0
+    assert yaml.safe_load(dvc_path.read_text())["stages"] == made
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["mine", "--update"], "mine/params.yaml"),
+        (["mine", "--update", "--recipe", "quick"], "--update takes params.yaml as it is"),
+        (["mine", "--update", "--force"], "--update takes params.yaml as it is"),
+    ],
+)
+def test_update_needs_a_project_and_no_recipe(
+    words: list[str], said: str, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["init", *words]) == 2
+    assert said in capsys.readouterr().err
+    assert not (here / "mine").exists()
+
+
+def test_force_keeps_what_it_writes_over(here: Path) -> None:
+    assert init() == 0
+    (here / "mine/params.yaml").write_text("store: {root: theirs}\n")
+    assert init("--force") == 0
+    assert (here / "mine/params.yaml.bak").read_text() == "store: {root: theirs}\n"
+    assert not (here / "mine/dvc.yaml.bak").exists()  # it is the same

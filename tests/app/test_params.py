@@ -120,6 +120,27 @@ def test_an_empty_file_holds_no_sections(tmp_path: Path) -> None:
         ),
         ("infer: {}", "infer.teacher: missing, and it has no default"),
         ("infer: {teacher: {nam: x}}", "infer.teacher.nam: unknown key; did you mean name?"),
+        (
+            "score: {a: {estimator: random, proxy: {steps: 3}}}",
+            "score.a.proxy: estimator random has no such key; leave it out",
+        ),
+        (
+            "score: {a: {estimator: random, proxi: 3}}",
+            "score.a.proxi: unknown key; allowed: estimator, seed",
+        ),
+        (
+            "score: {a: {estimator: loss, proxy: {model: {name: x}, lr: 1, step: 3}}}",
+            "score.a.proxy.step: unknown key; did you mean steps?",
+        ),
+        (
+            "calibrate: {a: [{step: truth}, {step: revise, share: 0.5}]}",
+            "calibrate.a[1].share: step revise has no such key; leave it out",
+        ),
+        (
+            "calibrate: {a: [{step: revise, shares: 0.5}]}",
+            "calibrate.a[0].shares: unknown key; allowed: eta, step, where",
+        ),
+        ("calibrate: {a: [{step: revise, eat: 1}]}", "calibrate.a[0].eat: unknown key; did you"),
     ],
 )
 def test_one_clear_line_a_problem(tmp_path: Path, text: str, complaint: str) -> None:

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from ferkd_pipeline import cli, dvc_file, engine, params, stage_table
+from ferkd_pipeline.commands.store.info import describe_label
 from stages.score import labels, proxies
 from stages.score import run as stage
 from stages.shared.contract import NoProgress
@@ -160,3 +161,25 @@ def test_the_default_dvc_yaml_has_no_optional_stage() -> None:
 def test_help_says_that_it_is_optional(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["stage", "--help"]) == 0
     assert "deserve the teacher (optional)" in " ".join(capsys.readouterr().out.split())
+
+
+def test_info_tells_each_score_in_a_line(own: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    early = {"estimator": "el2n", "proxies": 2, "proxy": PROXY}
+    own.run("score", score={"early": early, "any": {**RANDOM, "seed": 7}, "plain": RANDOM})
+    capsys.readouterr()
+    assert cli.main(["store", "info", "--root", "labels"]) == 0
+    lines = capsys.readouterr().out.partition("Where each came from")[2].splitlines()
+    told = {line[:24].split()[1]: line for line in lines if line.startswith("scores ")}
+    assert told["any"].endswith("  random, seed 7") and told["plain"].endswith("  random")
+    [start] = [place for place, line in enumerate(lines) if line.startswith("scores early")]
+    text = " ".join(lines[start].split()[2:] + lines[start + 1].split())
+    assert text.startswith("el2n, proxies 2, proxy resnet18, model_kwargs.channels [8, 8, 8, 8]")
+    assert "steps 3, lr 0.01" in " ".join(" ".join(lines).split())
+    for default in ("weight_decay", "betas", "temperature", "mixup_alpha", "flip"):
+        assert default not in " ".join(lines[start : start + 3])
+
+
+def test_info_names_no_more_classes_than_there_are() -> None:
+    label = {"kind": "marginal_smoothing", "num_classes": 4, "precision": "compact", "k": 5}
+    assert describe_label(label).startswith("marginal_smoothing, K = 4 of 4 classes")
+    assert describe_label({**label, "k": 3}).startswith("marginal_smoothing, K = 3 of 4 classes")

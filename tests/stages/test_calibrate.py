@@ -175,7 +175,7 @@ def serve(
     ranked = np.take_along_axis(probs, ids.astype(int), axis=1)
     labels = encode(spec, ids, ranked, target, probs[np.arange(len(target)), target])
     entries = to_entries(spec, labels, target)
-    served = ServedLabels.from_entries(*entries, target, spec.num_classes)
+    served = ServedLabels.from_entries(*entries, target)
     return served, to_dense(spec, labels, target)
 
 
@@ -251,7 +251,7 @@ def test_served_labels_are_read_alike_from_entries_and_dense(spec: LabelSpec, fl
 def test_a_wrong_label_is_wrong_also_where_rounding_tied_it() -> None:
     target = np.array([1, 0])
     ids, tied = np.array([[0, 1], [0, 1]], np.int32), np.full((2, 2), 0.4, np.float32)
-    served = ServedLabels.from_entries(ids, tied, np.full(2, 0.025, np.float32), target, 8)
+    served = ServedLabels.from_entries(ids, tied, np.full(2, 0.025, np.float32), target)
     overlay = run(REVISE, served, target, np.full(2, 0.4251))
     assert overlay.action.tolist() == [Action.REVISE, Action.KEEP]
     assert overlay.teacher_weight[0] == np.float32(0.8)
@@ -347,7 +347,7 @@ def test_rejected_crops_stay_rejected() -> None:
     weights = np.zeros((40, 2), np.float32)
     weights[3] = np.nan
     tail = probs[:, 0].astype(np.float32)
-    for labels in (served, ServedLabels.from_entries(ids, weights, tail, target, 8)):
+    for labels in (served, ServedLabels.from_entries(ids, weights, tail, target)):
         assert labels.argmax[3] == -1
         everywhere = steps({"step": "revise", "where": "all"}, {"step": "truth"})
         overlay = run(everywhere, labels, target, max_prob)

@@ -79,7 +79,6 @@ def test_names_are_plain_folder_names(name: str) -> None:
         ([], "has no steps"),
         ([{"step": "ferkd"}] * 2, "the step ferkd twice"),
         ([{"step": "truth"}, {"step": "noise"}], "noise after truth, allowed: first"),
-        ([{"step": "noise"}], "noise alone"),
         ([{"step": "select", "scores": "a"}] * 2, "the step select twice"),
     ],
 )

@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
 
-from ferkd_pipeline import jobs
+from ferkd_pipeline import engine, jobs
+from ferkd_pipeline.engine import StageOutcome
+from stages.calibrate.config import Config
+from stages.calibrate.inputs import Recipe, open_inputs
 from stages.calibrate.run import summarise
 from stages.shared.contract import NoProgress
 from store import fit_file, images
@@ -19,7 +23,7 @@ from store.check.verify import verify
 from store.errors import DataError, ParamsError
 from store.layout import part_name
 from store.overlay import Action
-from tests.world import NUM_CROPS, NUM_IMAGES, Project
+from tests.world import NUM_CROPS, NUM_IMAGES, Project, write_teacher
 
 NUM_ROWS = NUM_IMAGES * NUM_CROPS
 FERKD: dict[str, Any] = {"step": "ferkd", "preset": "custom", "drop_below": 0.55, "soften_to": 0.7}
@@ -99,7 +103,7 @@ def test_fit_reads_all_shards_and_apply_one(own: Project) -> None:
 def test_a_shard_without_a_fit(own: Project, recipe: dict[str, Any]) -> None:
     change: dict[str, Any] = {"calibrate": {"other": [recipe]}}
     with pytest.raises(
-        DataError, match=r"no fit for .* other; run `ferkd-pipeline stage calibrate`"
+        DataError, match=r"calibration other, since it was not fitted yet; run `.* calibrate`"
     ):
         own.run("calibrate", shards=(1,), **change)
     assert not Path("labels/calibrated/other").exists()
@@ -110,7 +114,7 @@ def test_a_shard_without_a_fit(own: Project, recipe: dict[str, Any]) -> None:
 def test_a_fit_of_other_labels(own: Project) -> None:
     change: dict[str, Any] = {"compress": {"precision": "float16"}}
     own.run("compress", **change)
-    with pytest.raises(DataError, match="the fit is of other labels"):
+    with pytest.raises(DataError, match="since the kind of labels changed; run"):
         own.run("calibrate", shards=(2,), **change)
 
 
@@ -138,9 +142,104 @@ def test_only_ferkd_needs_the_other_shards(own: Project) -> None:
 def test_every_crop_dropped_is_refused_and_nothing_written(own: Project) -> None:
     before = own.tree("labels")
     all_gone = {**FERKD, "soften_to": None, "drop_below": 0.999}
+    fine = {"step": "ferkd", "preset": "ferkd_share"}
     with pytest.raises(ParamsError, match=r"calibrate.new: .* drops every one of 100 crops"):
-        own.run("calibrate", calibrate={"new": [all_gone]})
+        own.run("calibrate", calibrate={"fine": [fine], "new": [all_gone]})
     assert own.tree("labels") == before
+
+
+def test_a_dry_run_says_what_would_be_fitted(own: Project) -> None:
+    change: dict[str, Any] = {"calibrate": {"ferkd": [{**FERKD, "soften_to": 0.8}], "new": [FERKD]}}
+    plans = engine.plan_stage(own.params(**change), "calibrate", None)
+    said = {(plan.calibration, plan.action, plan.why) for plan in plans}
+    assert said == {
+        ("ferkd", "run", "its steps changed"),
+        ("new", "run", "it was not fitted yet"),
+        ("shares", "skip", "complete"),
+    }
+    assert len(plans) == 9
+    assert not Path("labels/calibrated/new").exists()
+
+
+def actions_by_recipe(outcome: StageOutcome) -> dict[str, set[str]]:
+    found: dict[str, set[str]] = {}
+    for shard in outcome.shards:
+        found.setdefault(str(shard.calibration), set()).add(shard.action)
+    return found
+
+
+def test_scores_that_change_rerun_their_recipe_alone(own: Project) -> None:
+    def change(seed: int) -> dict[str, Any]:
+        select = {"step": "select", "scores": "chance", "share": 0.5}
+        return {
+            "score": {"chance": {"estimator": "random", "seed": seed}},
+            "calibrate": {"new": [select]},
+        }
+
+    own.run("score", "calibrate", **change(0))
+    first = frame(own, "new")
+    assert (first["action"] == Action.TRUTH).sum() == NUM_ROWS // 2 // NUM_CROPS * NUM_CROPS
+    assert own.why("calibrate", **change(0)) == ["complete"] * 9
+    own.run("score", **change(1))
+    with pytest.raises(DataError, match="calibration new, since scores changed; run"):
+        own.run("calibrate", shards=(0,), **change(1))
+    [outcome] = own.run("calibrate", **change(1))
+    assert actions_by_recipe(outcome) == {"ferkd": {"skip"}, "shares": {"skip"}, "new": {"run"}}
+    assert (frame(own, "new")["action"] != first["action"]).any()
+
+
+def test_lineage_tells_every_choice(own: Project) -> None:
+    [recipe] = [Recipe("shares", own.params().typed("calibrate", Config).root["shares"])]
+    found = open_inputs(recipe, own.source())(1)
+    other = replace(found.fit.steps[0], eps=0.2)
+    changed = replace(found, fit=replace(found.fit, steps=(other, *found.fit.steps[1:])))
+    assert changed.lineage() != found.lineage()
+    told = replace(found, fit=replace(found.fit, reliability={}, num_crops=7))
+    assert told.lineage() == found.lineage()  # for people: it changes no row
+
+
+def test_validation_crops_choose_thresholds(own: Project) -> None:
+    own.make_validation_store()
+    auto = {"step": "ferkd", "preset": "auto", "eps": "auto", "drop_lowest": 0.3,
+            "soften_lowest": 0.6}  # fmt: skip
+    change: dict[str, Any] = {
+        "calibrate": {"seen": [auto], "unseen": [{**auto, "validation": "labels-val"}]}
+    }
+    [outcome] = own.run("calibrate", **change)
+    [line] = [line for line in outcome.lines if line.startswith("unseen: auto")]
+    assert "of training crops and" in line and "of validation crops" in line
+    fits = [fit_file.read(own.layout, f"calibrated/{name}") for name in ("seen", "unseen")]
+    seen, unseen = (fitted["fit"] for fitted in fits if fitted is not None)
+    assert seen["reliability"]["training"] == unseen["reliability"]["training"]
+    assert seen["steps"][0]["eps"] != unseen["steps"][0]["eps"]
+    own.make_validation_store(compress={"precision": "float16"})
+    whys = own.why("calibrate", **change)
+    assert whys.count("labels of the validation store changed") == 3
+    [outcome] = own.run("calibrate", **change)
+    assert actions_by_recipe(outcome)["seen"] == {"skip"}
+
+
+def test_what_is_no_validation_store_is_refused(own: Project) -> None:
+    def fitted_on(root: str) -> None:
+        auto = {"step": "ferkd", "preset": "auto", "validation": root}
+        own.run("calibrate", calibrate={"new": [auto]})
+
+    with pytest.raises(DataError, match=r"calibrate.new: validation is nowhere, .* docs/calib"):
+        fitted_on("nowhere")
+    with pytest.raises(DataError, match="25 of its 25 images in common with the training images"):
+        fitted_on("labels")
+    own.make_validation_store()
+    lost = Path("labels-val/soft/_part-00002.json")
+    kept = lost.read_bytes()
+    lost.unlink()
+    with pytest.raises(DataError, match=r"made from other .*, or store\.num_shards was changed"):
+        fitted_on("labels-val")
+    lost.write_bytes(kept)
+    fitted_on("labels-val")
+    write_teacher(Path("models/teacher"), seed=3)
+    own.make_validation_store()
+    with pytest.raises(DataError, match="are of different teachers"):
+        fitted_on("labels-val")
 
 
 def test_choices_are_told(own: Project) -> None:
@@ -250,4 +349,11 @@ def test_thresholds_that_do_not_suit_the_teacher_are_warned_of() -> None:
 
     assert told(4, 6) == ()
     [warning] = told(4, 7)
-    assert warning.startswith("mine: FerKD's thresholds drop 11.0% of the crops")
+    assert warning.startswith("mine: FerKD's thresholds would drop 11.0% of the crops")
+
+
+def test_images_that_would_lose_everything_are_warned_of() -> None:
+    numbers = {"actions": {"keep": 70, "soften": 30}, "num_images": 10, "restored_images": 2}
+    [warning] = summarise("calibrated/mine", [numbers]).warnings
+    assert warning.startswith("mine: 2 of 10 images would lose all their crops")
+    assert summarise("calibrated/mine", [numbers | {"restored_images": 1}]).warnings == ()

@@ -160,14 +160,15 @@ def test_entropies_are_those_of_the_labels_that_training_is_served(here: Project
     assert seen.entropy_after == 0
 
 
-def test_a_validation_store_is_counted_too(here: Project) -> None:
-    auto: dict[str, object] = {"step": "ferkd", "preset": "auto", "validation": "labels"}
-    [seen] = preview([Recipe("x", steps(auto))], here.source(), NoProgress())
-    np.testing.assert_array_equal(seen.validation["max"].crops, seen.training["max"].crops)
-    assert seen.validation["max"].total == NUM_IMAGES * NUM_CROPS
-    [alone] = looked(here, "revise")
+def test_a_validation_store_is_counted_too(own: Project) -> None:
+    own.make_validation_store()
+    auto: dict[str, object] = {"step": "ferkd", "preset": "auto", "validation": "labels-val"}
+    [seen] = preview([Recipe("x", steps(auto))], own.source(), NoProgress())
+    assert seen.validation["max"].total == 15 * NUM_CROPS
+    assert seen.training["max"].total == NUM_IMAGES * NUM_CROPS
+    [alone] = looked(own, "revise")
     assert alone.validation == {} and set(alone.training) == {"max"}
-    assert set(looked(here, "target")[0].training) == {"max", "target"}
+    assert set(looked(own, "target")[0].training) == {"max", "target"}
 
 
 def test_a_recipe_that_drops_everything_and_missing_labels_are_refused(

@@ -82,7 +82,7 @@ def calibrated() -> dict[str, Any]:
         np.stack([columns[f"prob_{k}"] for k in range(3)], axis=1),
     )
     entries = to_entries(spec("marginal_smoothing"), stored, targets())
-    served = ServedLabels.from_entries(*entries, targets(), NUM_CLASSES)
+    served = ServedLabels.from_entries(*entries, targets())
     image_ids = np.arange(NUM_ROWS) // 4
     crops = Crops(image_ids, targets(), columns["prob_0"], NUM_CLASSES, labels=served)
     proof = evidence(columns["prob_0"], "compact", num_classes=NUM_CLASSES)

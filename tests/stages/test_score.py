@@ -14,7 +14,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from stages.score import core, influence, proxies
+from stages.score import core, gradients, influence, proxies
 from stages.score import run as stage
 from stages.score.config import Config, Loss, Proxy, TracIn
 from stages.score.images import Crops, Files
@@ -187,7 +187,7 @@ def test_influence_is_the_gradient_product_where_there_is_no_curvature(folder: P
     watcher.network(
         proxies.Look(1, 0.5, module, model.spec, torch.device("cpu"), crops), NoProgress()
     )
-    counted = [module.get_submodule(name) for name in influence._layers(module)]
+    counted = [module.get_submodule(name) for name in gradients.layers(module)]
     weights = [p for part in counted for p in part.parameters()]
     for row in (0, 20):
         pixels, target = crops[row]
@@ -195,6 +195,49 @@ def test_influence_is_the_gradient_product_where_there_is_no_curvature(folder: P
         loss = torch.nn.functional.cross_entropy(logits, torch.tensor([target]))
         found = sum(float((g**2).sum()) for g in torch.autograd.grad(loss, weights))
         assert watcher.scores()[row] == pytest.approx(0.5 * found, rel=1e-4)
+
+
+class Told:
+    """Tasks with their units, and what was counted of each."""
+
+    def __init__(self) -> None:
+        self.tasks: list[tuple[str, int, str]] = []
+        self.done: list[int] = []
+
+    def start(self, label: str, total: int, unit: str) -> None:
+        self.tasks.append((label, total, unit))
+        self.done.append(0)
+
+    def advance(self, amount: int = 1) -> None:
+        self.done[-1] += amount
+
+    def note(self, message: str) -> None:
+        pass
+
+
+@pytest.mark.parametrize("estimator", ["influence", "tracin"])
+@pytest.mark.parametrize("has_queries", [True, False])
+def test_each_phase_of_influence_is_a_task(
+    estimator: str, has_queries: bool, folder: Path, tmp_path: Path
+) -> None:
+    told = Told()
+    more: dict[str, Any] = {"evaluation": str(folder / "val")} if has_queries else {}
+    more |= {"fit_images": 20} if estimator == "influence" else {"checkpoints": 1}
+    named = config(x={"estimator": estimator, "proxy": {**PROXY, "steps": 2}, **more})
+    stage.run(named, inputs(folder), Layout.beside(tmp_path / "labels"), told)
+    step = 2 if estimator == "influence" else 1
+    label = f"{estimator} at step {step}: "
+    found = [(name[len(label) :], *rest) for name, *rest in told.tasks if name.startswith(label)]
+    network = models.build(Proxy.model_validate(PROXY).model, 3, seed=0).module
+    fitting = [
+        ("covariances", 20, "images"),
+        ("eigenvectors", len(gradients.layers(network)), "layers"),
+        ("eigenvalues", 20, "images"),
+    ]
+    queries = [("validation images", 12, "images")] if has_queries else []
+    fitted = fitting if estimator == "influence" else []
+    assert found == [*fitted, *queries, ("scores", 36, "images")]
+    assert told.done == [total for _, total, _ in told.tasks]
 
 
 def test_the_report_counts_and_says_quantiles(made: Any) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ferkd_pipeline.commands.options import json_option, params_option, print_json
+from ferkd_pipeline.commands.options import json_option, params_option, print_json, warn
 from ferkd_pipeline.commands.store.shared import show_lines, show_table
 from store.errors import ParamsError
 
@@ -77,53 +77,60 @@ def preview(
 
     values = params.load(params_path)
     recipes = proposals.recipes(values, names, tried)
-    if page is not None and page.resolve().is_relative_to(values.store.root.resolve()):
-        raise ParamsError(f"--page {page}: lies in the label store, allowed: a file outside it")
+    if page is not None:
+        _check_page(page, values.store.root)
     source = proposals.source(values)
 
     from ferkd_pipeline import progress
+    from ferkd_pipeline.preview import words
     from stages.calibrate import survey
+
+    problem = None
 
     with progress.watched() as watch:
         found = survey.preview(recipes, source, watch, everything=everything)
         if page is not None:
             from ferkd_pipeline.preview.page import write_page
 
-            write_page(found, page, images=source.images_folder, num=num_images, seed=seed)
+            folder = proposals.images_folder(values)
+            problem = write_page(found, page, images=folder, num=num_images, seed=seed)
+    for seen in found:
+        for warning in words.warnings(seen):
+            warn(warning)
     if as_json:
         from ferkd_pipeline.preview.as_json import to_json
 
         print_json(to_json(found))
     else:
         _show(found, num_named=len(recipes) - len(tried))
-    if page is not None:
+    if page is not None and problem is not None:
+        warn(f"{page}: {problem}")
+    elif page is not None:
         click.echo(f"{page}: the same with pictures", err=True)
+
+
+def _check_page(page: Path, root: Path) -> None:
+    """Refuse a page that cannot or must not be written, before the work."""
+    if page.resolve().is_relative_to(root.resolve()):
+        raise ParamsError(f"--page {page}: lies in the label store, allowed: a file outside it")
+    if not page.parent.is_dir():
+        raise ParamsError(f"--page {page}: there is no folder {page.parent}; make it first")
 
 
 def _show(found: Sequence[Preview], num_named: int) -> None:
     from ferkd_pipeline.preview import bins, words
 
     show_lines([words.looked_at(found[0])])
+    if len(found) > 1:
+        _show_table(words.comparison(found))
     for seen in found:
         _show_table(words.actions(seen, f"Calibration {seen.recipe.name}"))
         steps = [f"{n}. {line}" for n, line in enumerate(words.step_lines(seen), 1)]
         show_lines([*steps, *words.lines(seen), *words.suspect_lines(seen)])
-    if len(found) > 1:
-        _show_table(words.comparison(found))
-    shown = set()
-    for seen in found:
-        kind = words.on_of(seen), _validation_of(seen)
-        if kind not in shown:
-            shown.add(kind)
-            _show_table(bins.table(seen, kind[0]))
+    for table in bins.tables(found):
+        _show_table(table)
     click.echo()
-    show_lines([words.next_line(found[-1], is_tried=num_named < len(found))])
-
-
-def _validation_of(seen: Preview) -> str | None:
-    from stages.calibrate.fit import validation_root
-
-    return validation_root(seen.recipe.steps)
+    show_lines([words.next_line(num_named, found[num_named:])])
 
 
 def _show_table(table: Table) -> None:

@@ -74,8 +74,9 @@ def _headline(found: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
 def describe_label(label: Mapping[str, Any]) -> str:
     """Return a kind of label in words: ``marginal_smoothing, K = 5 of 10 classes, compact``."""
     kind = str(label.get("kind"))
-    kept = f", K = {label.get('k')} of" if kind.startswith("marginal") else ","
-    words = [f"{kind}{kept} {label.get('num_classes'):,} classes", str(label.get("precision"))]
+    classes = label["num_classes"]
+    kept = f", K = {min(label['k'], classes)} of" if kind.startswith("marginal") else ","
+    words = [f"{kind}{kept} {classes:,} classes", str(label.get("precision"))]
     if label.get("temperature", 1) != 1:
         words.append(f"temperature {label['temperature']}")
     if label.get("include_target"):
@@ -102,12 +103,39 @@ def _parameters(artifacts: Mapping[str, Mapping[str, Any]]) -> Iterable[tuple[st
     from store.inspection.difference import flatten
 
     for name, each in artifacts.items():
-        values = {path: value for path, value in flatten(each.get("params") or {}).items() if path}
-        text = ", ".join(
-            f"{path} {_plain(value)}" for path, value in values.items() if value is not None
-        )
+        if name == "scores":
+            yield from _scores(each["params"])
+            continue
+        text = ", ".join(_spelled(flatten(each.get("params") or {})))
         several = "" if each.get("is_one_run", True) else " (parts differ; this is the first)"
         yield name, f"{text or 'no parameters'}{several}"
+
+
+def _scores(by_name: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
+    """Yield what each of the scores was made with, where it is not the default."""
+    from pydantic import ValidationError
+
+    from stages.score.config import Config
+    from store.inspection.difference import flatten
+
+    for name, params in by_name.items():
+        try:
+            settings = Config.model_validate({name: params}).root[name]
+            given = settings.model_dump(mode="json", exclude_defaults=True)
+        except ValidationError:  # of another version: all that it wrote
+            given = dict(params or {})
+        proxy = given.pop("proxy", {})
+        words = [str(given.pop("estimator", "unknown estimator")), *_spelled(flatten(given))]
+        if model := proxy.pop("model", {}):
+            words.append(f"proxy {model.pop('name', 'unnamed')}")
+            words += _spelled(flatten(model))
+        yield f"scores {name}", ", ".join([*words, *_spelled(flatten(proxy))])
+
+
+def _spelled(values: Mapping[str, Any]) -> list[str]:
+    return [
+        f"{path} {_plain(value)}" for path, value in values.items() if path and value is not None
+    ]
 
 
 def _software(artifacts: Mapping[str, Mapping[str, Any]]) -> Iterable[tuple[str, str]]:
