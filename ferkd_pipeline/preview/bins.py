@@ -46,7 +46,7 @@ def tables(previews: Sequence[Preview]) -> list[Table]:
     return [
         table(seen, on)
         for (on, root), seen in kinds.items()
-        if root is not None or True
+        if root is not None or on not in has_validation
     ]
 
 
