@@ -8,12 +8,11 @@ import argparse
 import csv
 import io
 import json
-import statistics
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from experiments import command, facts, student
+from experiments import command, facts, student, timing
 from experiments.facts import Row
 from experiments.study import Study
 from experiments.world import SECONDS
@@ -39,7 +38,6 @@ def gather(found: Study, partial: bool = False) -> None:
     kept = _students(found, partial)
     write(found, "students", _finals(kept))
     write(found, "curves", _curves(kept))
-    write(found, "seconds", _seconds(found, kept))
     in_world = [(world, arm) for world in found.worlds for arm in found.arms_of(world)]
     write(found, "stages", _stages(found))
     # The crops of an image, the loss and mixing leave the stored labels as they are.
@@ -50,6 +48,8 @@ def gather(found: Study, partial: bool = False) -> None:
     mixed = [pair for pair in in_world if "mixing" in found.arms[pair[1]].groups]
     write(found, "mixing", _all(facts.mixing, found, mixed, partial))
     write(found, "teachers", [facts.teacher(found, world) for world in _made(found, partial)])
+    if found.first_world in _made(found, partial):
+        write(found, "seconds", timing.rows(found))
 
 
 def write(found: Study, name: str, rows: Iterable[Row]) -> None:
@@ -101,17 +101,6 @@ def _curves(kept: Kept) -> Iterable[Row]:
     for world, arm, seed, figures in kept:
         for step, top1 in figures["curve"]:
             yield {"world": world, "arm": arm, "seed": seed, "step": step, "val": round(top1, 6)}
-
-
-def _seconds(found: Study, kept: Kept) -> Iterable[Row]:
-    """Median over the seeds of a step's mean time, as measured in the run itself."""
-    for world in found.worlds:
-        for arm in found.arms_of(world):
-            seconds = [each[3]["seconds_per_step"] for each in kept if each[:2] == (world, arm)]
-            measured = [value for value in seconds if value is not None]
-            if measured:
-                value = round(statistics.median(measured), 5)
-                yield {"world": world, "arm": arm, "seconds_per_step": value}
 
 
 def _stages(found: Study) -> Iterable[Row]:

@@ -59,6 +59,16 @@ class Sweep(_Model):
     lines: dict[str, dict[float, str]]
 
 
+class Timing(_Model):
+    """What is timed, in turns."""
+
+    arms: tuple[str, ...] = ()
+    """Of the first world; the first is what the others are divided by."""
+    rounds: int = Field(default=12, ge=1)
+    steps: int = Field(default=5, ge=1)
+    """Steps of each arm in a round."""
+
+
 class Study(_Model):
     """experiments/params.yaml; see there for what each section is."""
 
@@ -75,6 +85,7 @@ class Study(_Model):
     groups: dict[str, str] = {}
     arms: dict[str, Arm] = Field(min_length=1)
     sweeps: dict[str, Sweep] = {}
+    timing: Timing = Timing()
 
     @pydantic.model_validator(mode="after")
     def _check_names(self) -> Self:
@@ -87,6 +98,8 @@ class Study(_Model):
                 _known(f"arms.{name}.worlds", place, self.worlds)
             for group in arm.groups:
                 _known(f"arms.{name}.groups", group, self.groups)
+        for name in self.timing.arms:
+            _known("timing.arms", name, self.arms_of(self.first_world))
         for name, sweep in self.sweeps.items():
             for point in (point for line in sweep.lines.values() for point in line.values()):
                 _known(f"sweeps.{name}", point, self.arms)

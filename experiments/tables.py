@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from experiments import read
-from experiments.read import NOTHING, Results, Rows
+from experiments.read import Results
 from experiments.study import Study
 
 _HEAD = ("labels", "val", "test", "val - MS5", "test - MS5", "seeds")
@@ -114,15 +114,15 @@ def _mixing(found: Study) -> str:
 
 
 def _seconds(found: Study) -> str:
-    """Seconds of a step in the first world, for arms whose step differs."""
-    measured = [row for row in read.rows(found, "seconds") if row["world"] == found.first_world]
-    shown = [row for row in measured if _is_timed(found, row["arm"])]
-    base = _value(measured, "truth")
-    rows = []
-    for row in shown:
-        value = float(row["seconds_per_step"])
-        ratio = NOTHING if base is None else f"{value / base:.2f}"
-        rows.append([found.arms[row["arm"]].title, f"{1000 * value:.1f}", ratio])
+    """Seconds of a step in the first world."""
+    rows = [
+        [
+            found.arms[row["arm"]].title,
+            f"{1000 * float(row['seconds_per_step']):.1f}",
+            f"{float(row['ratio']):.2f}",
+        ]
+        for row in read.rows(found, "seconds")
+    ]
     return markdown(("labels", "ms a step", "to ground truth"), rows)
 
 
@@ -136,13 +136,3 @@ def _stages(found: Study) -> str:
         if row["project"] in projects or row["stage"].startswith("score ")
     ]
     return markdown(("project", "stage", "seconds"), rows)
-
-
-def _is_timed(found: Study, arm: str) -> bool:
-    """Ground truth, online, the baseline, and what it is selected for: the paper's saving."""
-    return arm in ("truth", "online", found.baseline) or "selection" in found.arms[arm].groups
-
-
-def _value(rows: Rows, arm: str) -> float | None:
-    found = [float(row["seconds_per_step"]) for row in rows if row["arm"] == arm]
-    return found[0] if found else None

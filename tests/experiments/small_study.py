@@ -53,6 +53,7 @@ BASE: dict[str, Any] = {
     "train": TRAINING,
 }
 STUDY: dict[str, Any] = {
+    "timing": {"arms": ["ms5"], "rounds": 2, "steps": 1},
     "seeds": [0, 1],
     "baseline": "ms5",
     "student": {"eval_every": 2},
