@@ -168,7 +168,7 @@ def _from_shares(shares: dict[Shares, float], crops: Reliability) -> Thresholds:
 def stopped_by(
     step: FerkdStep, crops: Reliability, judged: Reliability, num_classes: int
 ) -> dict[str, float]:
-    """Return the caps that keep `auto` from acting on more crops, by name; arguments of `choose`."""
+    """Return the caps that keep `auto` from acting on more crops, by name; as `choose`."""
     if step.preset != "auto":
         return {}
     caps, ends = _CAPS | _given_shares(step), _unreliable(judged, num_classes)

@@ -75,8 +75,6 @@ def test_the_studys_page_has_the_tables_of_its_results(monkeypatch: pytest.Monke
     from experiments import study
 
     whole = study.load()
-    if not (whole.results / "students.csv").exists():
-        pytest.skip("the study was not run")
     report.write(whole, report.PAGE, report.PLOTS, check=True)
 
 
