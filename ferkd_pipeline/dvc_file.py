@@ -129,13 +129,13 @@ def validation_roots(sections: Mapping[str, pydantic.BaseModel]) -> list[str]:
 
 
 def _report(made: set[str], root: str, with_code: bool) -> dict[str, Any]:
-    # Labels and calibrations are shown too: metrics/train names their digests.
-    reads = [path for path in sorted(made) if path.startswith("metrics/")]
+    shown = ("labels/calibrated", "labels/soft", "metrics/")
+    reads = [path for path in sorted(made) if path.startswith(shown)]
     entry: dict[str, Any] = {
         "desc": "gather the results in one page",
         "cmd": "ferkd-pipeline report --quiet",
         "deps": [
-            *(["ferkd_pipeline/report"] if with_code else []),
+            *(["ferkd_pipeline/pages", "ferkd_pipeline/report"] if with_code else []),
             *(_below(root, path) for path in reads),
         ],
     }

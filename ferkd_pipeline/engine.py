@@ -106,7 +106,7 @@ def run_stage(
     if not info.sharded:
         if not force and whole_stages.why_incomplete(params, name) is None:
             return StageOutcome((ShardOutcome(None, "skip", {}),))
-        report = whole_stages.run(params, name, progress)
+        report = whole_stages.run(params, name, progress, force=force)
         whole = ShardOutcome(None, "run", report.numbers)
         return StageOutcome((whole,), report.lines, report.warnings)
     chosen: tuple[str, ...] = ()

@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import stages
+import store
 from stages.shared.contract import Json
 from stages.shared.model_card import CARD_NAME, weights_file
 from stages.shared.model_config import ModelConfig
@@ -20,6 +22,18 @@ def files_below(top: Path) -> Iterator[Path]:
         yield top
     elif top.is_dir():
         yield from (path for path in sorted(top.rglob("*")) if path.is_file())
+
+
+def of_code() -> str:
+    """Digest of the code that stages run: an edit may change what they make."""
+    tops = [Path(str(package.__file__)).parent for package in (stages, store)]
+    return sha256_json(
+        {
+            f"{top.name}/{path.relative_to(top).as_posix()}": sha256_file(path)
+            for top in tops
+            for path in sorted(top.rglob("*.py"))
+        }
+    )
 
 
 def of_folder(folder: Path | None, key: str) -> Json:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ferkd_pipeline import fingerprints
+from ferkd_pipeline import fingerprints, kept
 from ferkd_pipeline.params import Params
 from stages.shared.contract import Json, Progress, Report, keyed_params
 from store import entries, images, lock, upstream
@@ -24,6 +24,8 @@ from store.view.build import ViewPlan, plan_view
 MODELS = Path("models")
 METRICS = Path("metrics")
 DIGITS = Path("data/digits")
+KEPT = ("teacher", "train", "compare")
+"""Stages that train: their results are kept, see `kept`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +60,8 @@ def why_incomplete(params: Params, name: str) -> str | None:
     return None
 
 
-def run(params: Params, name: str, progress: Progress) -> Report:
-    """Run the stage and remember what it wrote.
+def run(params: Params, name: str, progress: Progress, *, force: bool = False) -> Report:
+    """Run the stage and remember what it wrote; take a training's results back where it was done.
 
     The mark of an earlier run stays until then: after a failure it holds as long as the results do
     that it names, for the digest of these stands in it.
@@ -71,10 +73,22 @@ def run(params: Params, name: str, progress: Progress) -> Report:
     with lock.hold(_layout(params).work / "locks" / f"{name}.lock"):
         whole = _prepare(params, name)
         key = _key(params, name, whole)  # of the inputs as they were before it read them
-        report = whole.run(progress)
+        report = _taken_back(params, name, key, whole, force) or whole.run(progress)
         mark = {"key": key, "written": _written(whole)}
         write_bytes(_mark(params, name), canonical_json(mark))
+        if name in KEPT:
+            kept.keep(_shelf(params, name, key), whole.writes, report)
     return report
+
+
+def _taken_back(params: Params, name: str, key: str, whole: _Whole, force: bool) -> Report | None:
+    if force or name not in KEPT:
+        return None
+    return kept.take_back(_shelf(params, name, key), whole.writes)
+
+
+def _shelf(params: Params, name: str, key: str) -> Path:
+    return _layout(params).work / "results" / name / sha256_json([key, fingerprints.of_code()])
 
 
 def _layout(params: Params) -> Layout:
@@ -98,7 +112,7 @@ def _key(params: Params, name: str, whole: _Whole) -> str:
 def _written(whole: _Whole) -> str:
     """Digest of names and bytes of everything that the stage wrote."""
     files = [path for top in whole.writes for path in fingerprints.files_below(top)]
-    return sha256_json({path.as_posix(): sha256_file(path) for path in files})
+    return kept.digest({path.as_posix(): path for path in files})
 
 
 def _optional(path: str | None) -> Path | None:
@@ -212,7 +226,7 @@ def _train(params: Params) -> _Whole:
         digests = {
             name: entries.artifact_digest(plan.layout, name)
             for name in list_artifacts(plan.layout)
-            if name == "soft" or name.startswith("calibrated/")
+            if name in ("soft", f"calibrated/{config.calibration}")
         }
         inputs = stage.Inputs(plan.open(), plan.class_names, evaluation, digests)
         return stage.run(config, inputs, outputs, progress)

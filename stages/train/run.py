@@ -31,8 +31,8 @@ class Inputs:
     evaluation: Path | None = None
     """Folder of class folders to measure on; `Config.evaluation`."""
     store_digests: Mapping[str, str] = field(default_factory=dict)
-    """Digest of each label artifact of the store, by name, for the metrics: where labels or
-    calibrations changed, the metrics differ even if the student is as good."""
+    """Digests of the labels and the calibration that it learns from, by name, for the metrics:
+    where these changed, the metrics differ even if the student is as good."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,12 +18,13 @@ from store.errors import DataError, RetryError
 from store.inspection import collect_views
 from store.layout import Layout
 
-Kind = Literal["view", "set-aside", "unfinished", "lease", "remnant"]
+Kind = Literal["view", "set-aside", "results", "unfinished", "lease", "remnant"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 COSTS: dict[Kind, str] = {
     "view": "training makes it again from the labels, in seconds to minutes",
     "set-aside": "the teacher runs again if parameters or images go back to what they were",
+    "results": "a training runs again if DVC deleted its results, or parameters go back",
     "unfinished": "a shard that was interrupted begins again instead of going on",
     "lease": "nothing: its writer is dead",
     "remnant": "nothing: its writer is dead",
@@ -74,6 +75,7 @@ def find(layout: Layout, kinds: Sequence[str] = (), *, shared_cache: bool = Fals
         is_foreign = "FERKD_CACHE" in os.environ and not shared_cache
         (kept if view.is_wanted or is_foreign else items).append(item)
     items += _work(layout)
+    items += _results(layout)
     items += _leases(layout)
     items += _remnants(layout)
     if kinds:
@@ -165,6 +167,13 @@ def _work(layout: Layout) -> Iterator[Item]:
                 done = "1 block" if blocks == 1 else f"{blocks} blocks"
                 what = f"{stage.name}: a shard that was interrupted, {done} done"
                 yield Item("unfinished", folder, size(folder), what)
+
+
+def _results(layout: Layout) -> Iterator[Item]:
+    """Results of trainings that were kept in case that they are wanted again."""
+    for stage in _folders(layout.work / "results"):
+        for folder in _folders(stage):
+            yield Item("results", folder, size(folder), f"{stage.name}: results of a training")
 
 
 def _rows(path: Path) -> int:

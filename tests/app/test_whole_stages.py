@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from ferkd_pipeline import fingerprints, whole_stages
-from stages.shared.contract import NoProgress
+from stages.shared.contract import NoProgress, Report
+from stages.train.config import Config
 from store.errors import DataError, FerkdError, ParamsError
+from store.inspection import collect
 from tests.world import NETWORK, Project, copy_project, merged, write_images, write_teacher
 
 TRAIN: dict[str, Any] = {
@@ -147,3 +149,81 @@ def test_auto_is_the_device_that_it_stands_for(
 def test_a_missing_folder_is_named_with_its_key(own: Project) -> None:
     with pytest.raises(DataError, match=r"^nowhere does not exist; .* change compare\.val in"):
         fingerprints.of_folder(Path("nowhere"), "compare.val")
+
+
+# Results of trainings, kept: DVC deletes outputs before it runs a command.
+
+
+OUTPUTS = ("models/student", "metrics/train")
+
+
+def delete_outputs() -> None:
+    for path in OUTPUTS:
+        shutil.rmtree(path)
+
+
+@pytest.fixture
+def trainings(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Seeds of the students that are trained from now on."""
+    from stages.train import run as stage
+
+    seen: list[int] = []
+    train = stage.run
+
+    def watched(config: Config, *more: Any) -> Report:
+        seen.append(config.seed)
+        return train(config, *more)
+
+    monkeypatch.setattr(stage, "run", watched)
+    return seen
+
+
+def test_a_student_is_not_trained_twice(trained: Project, trainings: list[int]) -> None:
+    before = trained.tree(*OUTPUTS)
+    delete_outputs()
+    assert why(trained, "train") is not None
+    report = whole_stages.run(trained.params(**SECTIONS), "train", NoProgress())
+    assert trained.tree(*OUTPUTS) == before
+    assert (trainings, why(trained, "train")) == ([], None)
+    assert "student resnet18" in report.lines[0]
+    run(trained, "train", train={"seed": 3})
+    assert trained.tree(*OUTPUTS) != before
+    run(trained, "train")
+    assert trained.tree(*OUTPUTS) == before
+    assert trainings == [3]
+
+
+def test_a_calibration_that_a_student_does_not_use_costs_nothing(
+    trained: Project, trainings: list[int]
+) -> None:
+    before = trained.tree(*OUTPUTS)
+    trained.run("calibrate", calibrate={"ferkd": [{"step": "truth"}]})
+    assert why(trained, "train") is None
+    delete_outputs()
+    run(trained, "train")
+    assert trained.tree(*OUTPUTS) == before
+    assert trainings == []
+
+
+def test_kept_results_are_no_others(
+    trained: Project, trainings: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    delete_outputs()
+    with monkeypatch.context() as patch:
+        patch.setattr(fingerprints, "of_code", lambda: "edited")
+        run(trained, "train")
+    assert trainings == [0]
+    whole_stages.run(trained.params(**SECTIONS), "train", NoProgress(), force=True)
+    assert trainings == [0, 0]
+    delete_outputs()
+    for path in Path(".ferkd/results/train").rglob("model.safetensors"):
+        path.write_bytes(path.read_bytes()[:-1] + b"x")
+    run(trained, "train")
+    assert trainings == [0, 0, 0]
+
+
+def test_gc_deletes_kept_results(trained: Project) -> None:
+    found = [item for item in collect.find(trained.layout).items if "training" in item.what]
+    assert [item.what for item in found] == ["train: results of a training"]
+    collect.delete(trained.layout, collect.Found(found, [], []), lambda item: None)
+    assert not list(Path(".ferkd/results/train").iterdir())

@@ -26,6 +26,7 @@ EPILOG = """
 Kinds:
   view        a training view that the present labels would not open
   set-aside   finished shards of other parameters, in case these come back
+  results     of trainings, in case they are wanted again
   unfinished  what a shard that was interrupted goes on from
   lease       the mark of a writer that was killed
   remnant     a file that a killed writer never finished
@@ -37,7 +38,7 @@ Examples:
 The store itself is never touched. While a stage is running nothing is deleted (exit code 75).
 """
 _MOST_LETTERS = 30
-_KINDS = ("view", "set-aside", "unfinished", "lease", "remnant")
+_KINDS = ("view", "set-aside", "results", "unfinished", "lease", "remnant")
 
 
 @click.command(epilog=EPILOG, short_help="List or delete old views and set-aside work.")

@@ -32,7 +32,7 @@ def test_unfinished_stage_is_said_in_words(own: SmallStore) -> None:
         ),
         (
             "shard 1 of 2 is missing: stage calibrate is not finished",
-            "run `ferkd-pipeline stage calibrate --shard 1`",
+            "run `ferkd-pipeline stage calibrate`",
             f"calibrated/{NAME}/{STEM}",
         ),
         (

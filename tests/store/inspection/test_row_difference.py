@@ -192,7 +192,7 @@ def test_rows_of_an_incomplete_store_are_refused(
 ) -> None:
     own.layout.entry(artifact, "part-00001").unlink()
     for a, b in ((small, own), (own, small), (own, own)):
-        with pytest.raises(DataError, match=r"shard 1 of 2 is missing.*stage \w+ --shard 1` first"):
+        with pytest.raises(DataError, match=r"shard 1 of 2 is missing.*stage \w+.*` first"):
             rows(a, b)
 
 
