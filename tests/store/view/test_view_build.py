@@ -283,9 +283,9 @@ def test_missing_parts_are_told(own: SmallStore) -> None:
 @pytest.mark.parametrize(
     ("artifact", "name", "stage"),
     [
-        ("crops", "images", "sample"),
-        ("soft", "crops", "compress"),
-        ("soft", "targets", "compress"),
+        ("crops", "images", "sample --shard 1"),
+        ("soft", "crops", "compress --shard 1"),
+        ("soft", "targets", "compress --shard 1"),
         (f"calibrated/{NAME}", "soft", "calibrate"),
     ],
 )
@@ -293,7 +293,7 @@ def test_parts_that_do_not_fit_are_refused(
     own: SmallStore, artifact: str, name: str, stage: str
 ) -> None:
     entries.publish(own.layout, replace_inputs(own, artifact, **{name: "0" * 32}))
-    told = f"was made from other {name} than .* run `ferkd-pipeline stage {stage} --shard 1` again"
+    told = f"was made from other {name} than .* run `ferkd-pipeline stage {stage}` again"
     with pytest.raises(DataError, match=told):
         open_view(own, NAME)
 
