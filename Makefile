@@ -44,7 +44,7 @@ bench: $(READY) ## size and speed of the label store beside other formats (docs/
 		-c constraints.txt -e '.[bench]'
 	@$(VENV)/bin/python benchmarks/store.py
 
-study: $(READY) ## run the study of docs/study.md (about 40 minutes on two cores)
+study: $(READY) ## run the study of docs/study.md (about an hour on two cores)
 	@dvc repro experiments/dvc.yaml
 
 clean: ## delete what tools left; data, labels and models stay
