@@ -23,7 +23,7 @@ from ferkd_pipeline import params as params_file
 from ferkd_pipeline.params import Params
 from stages.calibrate import survey
 from stages.calibrate.config import Config as CalibrateConfig
-from stages.calibrate.inputs import Recipe
+from stages.calibrate.recipe import Recipe
 from stages.compress.config import Config as CompressConfig
 from stages.compress.core import Predictions
 from stages.shared.contract import NoProgress

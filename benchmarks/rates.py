@@ -9,9 +9,8 @@ from benchmarks import build, predictions
 from benchmarks.arrays import Labels, Ranked
 from benchmarks.measure import best_rates
 from benchmarks.sizes import soft_entry
-from stages.calibrate import core
+from stages.calibrate import core, whole_store
 from stages.calibrate import fit as fitting
-from stages.calibrate import inputs as calibrate_inputs
 from stages.calibrate import run as calibrate
 from stages.calibrate.config import Config as CalibrateConfig
 from stages.calibrate.crops import Crops
@@ -69,7 +68,7 @@ def calibrate_rates(layout: Layout, scratch: Path, rounds: int) -> dict[str, flo
     ons = fitting.needed_probabilities(FERKD.steps)
 
     def look() -> fitting.Fit:
-        counted = calibrate_inputs.reliability(layout, [soft], ons, NoProgress())
+        counted = whole_store.reliability(layout, [soft], ons, NoProgress())
         proof = fitting.Evidence(soft.attribute("precision"), part.spec.num_classes, counted)
         return fitting.fit(FERKD.name, FERKD.steps, proof)
 

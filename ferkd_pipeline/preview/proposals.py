@@ -10,7 +10,7 @@ from typing import Any
 from ferkd_pipeline import jobs, params, yaml_file
 from ferkd_pipeline.params import Params
 from stages.calibrate.config import Config
-from stages.calibrate.inputs import Recipe
+from stages.calibrate.recipe import Recipe
 from stages.shared.contract import Source
 from store.errors import DataError, ParamsError
 

@@ -12,15 +12,8 @@ import pyarrow as pa
 
 from stages.calibrate import core
 from stages.calibrate.counts import Counts
-from stages.calibrate.inputs import (
-    REVISION,
-    Inputs,
-    Recipe,
-    fit,
-    open_inputs,
-    read_crops,
-    why_unfitted,
-)
+from stages.calibrate.inputs import REVISION, fit, open_inputs, why_unfitted
+from stages.calibrate.recipe import Inputs, Recipe, read_crops
 from stages.calibrate.suspects import Suspects
 from stages.calibrate.told import fit_lines
 from stages.shared.contract import Progress, Report

@@ -15,17 +15,18 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.calibrate import core, inputs
+from stages.calibrate import core, whole_store
 from stages.calibrate import fit as fitting
 from stages.calibrate.counts import Counts
 from stages.calibrate.crops import Crops
 from stages.calibrate.fit import Evidence, Fit
-from stages.calibrate.inputs import Inputs, Recipe
 from stages.calibrate.label_entropy import label_entropy
 from stages.calibrate.pieces import Pieces, rows_of_image
+from stages.calibrate.recipe import Inputs, Recipe, is_taught, read_crops
 from stages.calibrate.reliability import Reliability
 from stages.calibrate.served import ServedLabels
 from stages.calibrate.suspects import Suspects
+from stages.calibrate.validation import validation_crops
 from stages.shared.contract import Progress, Source
 from store import images, scan
 from store.entries import Entry
@@ -92,7 +93,7 @@ def preview(
         ParamsError: a recipe drops every crop.
     """
     table = images.load(source.layout)
-    softs = inputs.all_soft(source, table)
+    softs = whole_store.all_soft(source, table)
     sample = Pieces.choose(source.layout, softs)
     is_whole = everything or not sample.is_sample
     wanted = {on for each in recipes for on in fitting.needed_probabilities(each.steps)}
@@ -139,7 +140,7 @@ def _reliability(
 ) -> dict[str, Reliability]:
     if is_whole and sample.is_sample:
         progress.start("count the crops", len(sample.softs), "shards")
-        return inputs.reliability(sample.layout, sample.softs, ons, progress)
+        return whole_store.reliability(sample.layout, sample.softs, ons, progress)
     progress.start("count the crops", len(sample.parts), "shards")
     total = {on: Reliability.empty() for on in ons}
     for found in scan.in_order(lambda part: sample.reliability(part, ons), sample.parts):
@@ -157,12 +158,12 @@ def _plan(
     progress: Progress,
 ) -> _Plan:
     soft = SoftPart(source.layout, softs[0])
-    values = inputs.read_scores(recipe, source.layout, table)
+    values = whole_store.read_scores(recipe, source.layout, table)
     evidence = Evidence(
         precision=soft.entry.attribute("precision"),
         num_classes=soft.spec.num_classes,
         training=training,
-        validation=inputs.validation_crops(recipe, source.layout, table, list(training), progress),
+        validation=validation_crops(recipe, source.layout, table, list(training), progress),
         scores=values,
     )
     fitted = fitting.fit(recipe.name, recipe.steps, evidence)
@@ -208,7 +209,7 @@ def _apply_to_shard(plans: list[_Plan], softs: list[Entry], shard: int) -> list[
     """Count a whole shard, as the stage does."""
     part, found = SoftPart(plans[0].inputs.layout, softs[shard]), []
     for plan in plans:
-        crops = inputs.read_crops(part, plan.recipe.steps, plan.inputs)
+        crops = read_crops(part, plan.recipe.steps, plan.inputs)
         verdict = core.apply(plan.recipe.steps, plan.inputs.fit, crops)
         suspects = () if verdict.suspects is None else (verdict.suspects,)
         found.append(_Sums(verdict.counts, suspects=suspects))
@@ -289,5 +290,5 @@ def _crops_of(rows: LabelRows, made_of: Inputs, served: ServedLabels) -> Crops:
         target_prob=rows.target_prob,
         top_class=rows.first_class(),
         labels=served,
-        is_taught=inputs.is_taught(made_of, rows.image_ids),
+        is_taught=is_taught(made_of, rows.image_ids),
     )

@@ -16,7 +16,7 @@ from ferkd_pipeline import cli
 from ferkd_pipeline.commands.calibrate import calibrate
 from ferkd_pipeline.preview import figures, pictures, proposals, samples
 from stages.calibrate import survey
-from stages.calibrate.inputs import Recipe
+from stages.calibrate.recipe import Recipe
 from stages.calibrate.thresholds import Thresholds
 from stages.shared.contract import NoProgress
 from tests.world import CLASSES, Project, copy_project

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from ferkd_pipeline import engine, jobs
 from ferkd_pipeline.engine import StageOutcome
 from stages.calibrate.config import Config
-from stages.calibrate.inputs import Recipe, open_inputs
+from stages.calibrate.inputs import open_inputs
+from stages.calibrate.recipe import Recipe
 from stages.calibrate.run import summarise
 from stages.shared.contract import NoProgress
 from store import fit_file, images

@@ -9,8 +9,8 @@ import pytest
 
 from stages.calibrate import pieces
 from stages.calibrate.counts import Counts
-from stages.calibrate.inputs import Recipe
 from stages.calibrate.label_entropy import label_entropy
+from stages.calibrate.recipe import Recipe
 from stages.calibrate.survey import Preview, close_up, preview
 from stages.shared.contract import NoProgress
 from store import entries, images, scores, tables
