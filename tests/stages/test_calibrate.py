@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stages.calibrate.core import apply, needs
@@ -215,9 +215,12 @@ def run(
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=str)
-@pytest.mark.parametrize("eta", [0.8, 0.3])
-def test_the_margin_of_revised_labels_is_one_minus_eta(spec: LabelSpec, eta: float) -> None:
-    logits, target, max_prob = made(1)
+@settings(max_examples=20)
+@given(seed=st.integers(0, 10_000), eta=st.floats(0.01, 0.99))
+def test_the_margin_of_revised_labels_is_one_minus_eta(
+    spec: LabelSpec, seed: int, eta: float
+) -> None:
+    logits, target, max_prob = made(seed)
     served, dense = serve(spec, logits, target)
     overlay = run(steps({"step": "revise", "eta": eta}), served, target, max_prob)
     after = dense_after(overlay, dense, target)
