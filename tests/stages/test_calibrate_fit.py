@@ -190,6 +190,39 @@ def test_auto_looks_at_the_crops_that_the_teacher_never_saw() -> None:
         fit("name", recipe, evidence(x, right=hard, validation=nothing))
 
 
+def test_caps_are_shares_of_the_stores_own_crops() -> None:
+    """However sure the teacher is of validation crops, where it is never right."""
+    x = np.linspace(0.1, 0.99, 10_000).astype(np.float32)
+    surer = Reliability.of(np.sqrt(x), np.zeros(len(x), bool), x)
+    recipe = steps({"step": "ferkd", "preset": "auto", "validation": "labels-val"})
+    proof = evidence(x, validation={"max": surer, "target": surer})
+    fitted = fit("name", recipe, proof).steps[0]
+    assert fitted.thresholds is not None
+    low, soft, _ = fitted.thresholds.groups(x)
+    assert (low.sum(), (low | soft).sum()) == (50, 300)
+    assert fitted.stopped_by == {"drop_lowest": 0.005, "soften_lowest": 0.03}
+
+
+def test_reliability_is_asked_of_the_probability_that_thresholds_are_on() -> None:
+    x, hard = crops_of_a_teacher([0.1, 0.9])
+    easy = Reliability.of(x, np.ones(len(x), bool), x)
+    unseen = {"max": easy, "target": Reliability.of(x, hard, x)}
+    step = {"step": "ferkd", "preset": "auto", "drop_lowest": 0.6, "soften_lowest": 0.7}
+    for on, expected in (("max", Thresholds()), ("target", Thresholds(drop_up_to=x[0]))):
+        recipe = steps({**step, "on": on, "validation": "labels-val"})
+        found = fit("name", recipe, evidence(x, validation=unseen)).steps[0].thresholds
+        assert found is not None
+        assert found.drop_up_to == expected.drop_up_to
+
+
+def test_eps_auto_is_asked_of_validation_crops() -> None:
+    x = np.full(100, 0.9, np.float32)
+    less_sure = Reliability.of(np.full(100, 0.7, np.float32), np.ones(100, bool), x)
+    recipe = steps(FERKD_CUSTOM | {"soften_to": 0.3, "eps": "auto", "validation": "labels-val"})
+    proof = evidence(x, validation={"max": less_sure, "target": less_sure})
+    assert fit("name", recipe, proof).steps[0].eps == pytest.approx(0.3, abs=1e-6)
+
+
 def test_eps_auto_is_what_kept_right_crops_lack() -> None:
     x = np.array([0.1, 0.2, 0.7, 0.8, 0.9, 0.95, 0.6], np.float32)
     right = np.array([True, True, True, True, True, True, False])
