@@ -421,6 +421,9 @@ def test_core_on_fixed_numbers() -> None:
     np.testing.assert_allclose(core.disagreement(logits, labels, 1.0), 0, atol=1e-12)
     sharp = np.array([[1, 0, 0], [np.nan] * 3, [0, 0.5, 0.5]])
     fixed(core.disagreement(logits, sharp, 1.0), [0.239545, np.nan, np.log(3 / 2)])
+    warm = np.exp(core.log_softmax(logits, 2.0))
+    np.testing.assert_allclose(core.disagreement(logits, warm, 2.0), 0, atol=1e-12)
+    assert (core.disagreement(logits, warm, 1.0)[:2] > 0.01).all()
     assert core.random_scores(3, 7).round(6).tolist() == [0.14738, 0.884682, 0.149888]
     assert core.middles(12, 3) == (2, 6, 10) and core.middles(1, 4) == (1,)
 
