@@ -169,7 +169,10 @@ def _round(spec: LabelSpec, kept: F64, outside: F64 | None) -> tuple[F32, F32 | 
     if spec.kind == "hard":
         stored = kept.astype(np.float32)
     elif spec.precision == "float16":
-        stored = _round_float16(spec, together, has_tail)
+        num_named = np.full(len(kept), spec.num_stored)
+        if outside is not None:
+            num_named += outside > 0  # else the target is among the ranks
+        stored = _round_float16(together, spec.num_classes, num_named, has_tail=has_tail)
     else:
         stored = round_label(
             together, spec.num_classes, has_tail=has_tail, has_outside=outside is not None
@@ -179,15 +182,20 @@ def _round(spec: LabelSpec, kept: F64, outside: F64 | None) -> tuple[F32, F32 | 
     return np.ascontiguousarray(stored[:, :-1]), stored[:, -1].copy()
 
 
-def _round_float16(spec: LabelSpec, probs: F64, has_tail: bool) -> F32:
-    """Round to the nearest float16, falling with k; up, where others would come to have most."""
+def _round_float16(
+    probs: F64, num_classes: int, num_named: NDArray[np.intp], *, has_tail: bool
+) -> F32:
+    """Round to the nearest float16, falling with k; up, where others would come to have most.
+
+    ``num_named`` (N,) are the classes of each row whose probability is stored.
+    """
     stored = float16(probs)
-    stored[:, 0] = round_maximum(probs[:, 0], "float16", spec.num_classes)
+    stored[:, 0] = round_maximum(probs[:, 0], "float16", num_classes)
     np.minimum.accumulate(stored, axis=1, out=stored)
-    num_free = spec.num_classes - probs.shape[1]
-    if has_tail and num_free > 0:
-        rest = (1.0 - stored.astype(np.float64).sum(axis=1)) / num_free
-        low = np.flatnonzero(rest > stored[:, 0])
+    if has_tail:
+        num_free = num_classes - num_named
+        rest = (1.0 - stored.astype(np.float64).sum(axis=1)) / np.maximum(num_free, 1)
+        low = np.flatnonzero((rest > stored[:, 0]) & (num_free > 0))
         raised = np.nextafter(stored[low].astype(np.float16), np.float16(1)).astype(np.float32)
         stored[low, 1:] = np.minimum(raised, stored[low, :1])[:, 1:]
     return stored

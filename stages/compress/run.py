@@ -19,7 +19,7 @@ from store.schema import soft
 __all__ = ["ARTIFACT", "REVISION", "Inputs", "open_inputs", "run", "summarise"]
 
 ARTIFACT = "soft"
-REVISION = 2
+REVISION = 3
 """Raised when the same parameters would give other rows."""
 
 

@@ -90,6 +90,14 @@ def test_the_most_probable_class_stays_so_and_order_is_kept(
     assert (first >= dense.max(axis=1) * (1 - 1e-6)).all()
 
 
+def test_a_flat_label_leaves_no_class_more_than_its_first() -> None:
+    """The target is among the ranks, so one class is free though its own column stands there."""
+    spec = LabelSpec("marginal_smoothing", 10, 11, "float16", include_target=True)
+    probs = np.full((1, 11), 1 / 11)
+    labels = encode(spec, np.arange(11, dtype=np.int32)[None], probs, np.array([7]), [1 / 11])
+    assert tail(spec, labels)[0] <= labels.probs.max()
+
+
 @given(specs(), predictions())
 def test_entries_say_the_same_as_dense(spec: LabelSpec, made: Predictions) -> None:
     spec = with_classes(spec, made)
