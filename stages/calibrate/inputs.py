@@ -145,12 +145,13 @@ def open_inputs(recipe: Recipe, source: Source) -> Callable[[int], Inputs]:
     table = images.load(source.layout)
     recorded = fit_file.read(source.layout, recipe.artifact)
     looks_at_crops = bool(fitting.needed_probabilities(recipe.steps))
-    everywhere = all_soft(source, table) if looks_at_crops else []
+    # Made once: it may name a validation store, whose images are compared with all of this one.
+    of_all = _fit_key(recipe, source, table, all_soft(source, table)) if looks_at_crops else None
     values = read_scores(recipe, source.layout, table)
 
     def of_shard(shard: int) -> Inputs:
         soft = soft_of(source, table, shard)
-        why = _why_other(recorded, _fit_key(recipe, source, table, everywhere or [soft]))
+        why = _why_other(recorded, of_all or _fit_key(recipe, source, table, [soft]))
         if recorded is None or why is not None:
             raise DataError(
                 f"{fit_file.path_of(source.layout, recipe.artifact)}: no fit that holds for "

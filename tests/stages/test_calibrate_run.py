@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from ferkd_pipeline import engine, jobs
 from ferkd_pipeline.engine import StageOutcome
+from stages.calibrate import inputs, validation
 from stages.calibrate.config import Config
 from stages.calibrate.inputs import open_inputs
 from stages.calibrate.recipe import Recipe
@@ -218,6 +219,27 @@ def test_validation_crops_choose_thresholds(own: Project) -> None:
     assert whys.count("labels of the validation store changed") == 3
     [outcome] = own.run("calibrate", **change)
     assert actions_by_recipe(outcome)["seen"] == {"skip"}
+
+
+def test_a_validation_store_is_looked_at_once_for_all_shards(
+    own: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own.make_validation_store()
+    auto = {"step": "ferkd", "preset": "auto", "validation": "labels-val"}
+    change: dict[str, Any] = {"calibrate": {"new": [auto]}}
+    own.run("calibrate", **change)
+    opened: list[str] = []
+    plain = validation.open_validation
+
+    def counted(name: str, *more: Any) -> Any:
+        opened.append(name)
+        return plain(name, *more)
+
+    monkeypatch.setattr(inputs, "open_validation", counted)
+    [recipe] = [Recipe("new", own.params(**change).typed("calibrate", Config).root["new"])]
+    of_shard = open_inputs(recipe, own.source(**change))
+    assert len({str(of_shard(shard).soft.stem) for shard in range(3)}) == 3
+    assert opened == ["new"]
 
 
 def test_what_is_no_validation_store_is_refused(own: Project) -> None:
