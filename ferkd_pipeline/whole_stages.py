@@ -35,7 +35,8 @@ class _Whole:
     fingerprint: Json
     """Digests of everything it reads; None where only running tells (index)."""
     writes: tuple[Path, ...]
-    run: Callable[[Progress], Report]
+    run: Callable[[Progress, bool], Report]
+    """Takes whether what is complete is wanted anew: of a stage that makes several things."""
 
 
 def images_folder(params: Params) -> Path:
@@ -73,7 +74,7 @@ def run(params: Params, name: str, progress: Progress, *, force: bool = False) -
     with lock.hold(_layout(params).work / "locks" / f"{name}.lock"):
         whole = _prepare(params, name)
         key = _key(params, name, whole)  # of the inputs as they were before it read them
-        report = _taken_back(params, name, key, whole, force) or whole.run(progress)
+        report = _taken_back(params, name, key, whole, force) or whole.run(progress, force)
         mark = {"key": key, "written": _written(whole)}
         write_bytes(_mark(params, name), canonical_json(mark))
         if name in KEPT:
@@ -141,7 +142,7 @@ def _digits(params: Params) -> _Whole:
     from stages.digits.config import Config
 
     config = params.typed("digits", Config)
-    return _Whole("none", (DIGITS,), lambda progress: stage.run(config, DIGITS, progress))
+    return _Whole("none", (DIGITS,), lambda progress, _: stage.run(config, DIGITS, progress))
 
 
 def _index(params: Params) -> _Whole:
@@ -151,7 +152,7 @@ def _index(params: Params) -> _Whole:
     config = params.typed("index", Config)
     layout = _layout(params)
     inputs = stage.Inputs(images_folder(params))
-    return _Whole(None, (), lambda progress: stage.run(config, inputs, layout, progress))
+    return _Whole(None, (), lambda progress, _: stage.run(config, inputs, layout, progress))
 
 
 def _teacher(params: Params) -> _Whole:
@@ -171,7 +172,7 @@ def _teacher(params: Params) -> _Whole:
             "device": fingerprints.device_kind(config.device),
         },
         (outputs.model, outputs.metrics),
-        lambda progress: stage.run(config, inputs, outputs, progress),
+        lambda progress, _: stage.run(config, inputs, outputs, progress),
     )
 
 
@@ -188,9 +189,7 @@ def _score(params: Params) -> _Whole:
     inputs = stage.Inputs(table, images_folder(params), tuple(labels), read)
     keys = {name: writer.key for name, writer in stage.writers(config, inputs, layout).items()}
 
-    def start(progress: Progress) -> Report:
-        # Whoever starts what is complete wants it made again; else only what is missing is made.
-        force = why_incomplete(params, "score") is None
+    def start(progress: Progress, force: bool) -> Report:
         return stage.run(config, inputs, layout, progress, force=force)
 
     return _Whole({**keys}, (layout.folder(stage.ARTIFACT),), start)
@@ -222,7 +221,7 @@ def _train(params: Params) -> _Whole:
     evaluation = _optional(config.evaluation)
     outputs = stage.Outputs(MODELS / "student", METRICS / "train")
 
-    def start(progress: Progress) -> Report:
+    def start(progress: Progress, _: bool) -> Report:
         digests = {
             name: entries.artifact_digest(plan.layout, name)
             for name in list_artifacts(plan.layout)
@@ -257,7 +256,7 @@ def _evaluate(params: Params) -> _Whole:
         "device": fingerprints.device_kind(config.device),
     }
     return _Whole(
-        fingerprint, (output,), lambda progress: stage.run(config, inputs, output, progress)
+        fingerprint, (output,), lambda progress, _: stage.run(config, inputs, output, progress)
     )
 
 
@@ -273,7 +272,7 @@ def _compare(params: Params) -> _Whole:
     val, test, output = Path(config.val), _optional(config.test), METRICS / "compare"
     teacher = MODELS / "teacher"
 
-    def start(progress: Progress) -> Report:
+    def start(progress: Progress, _: bool) -> Report:
         inputs = stage.Inputs(
             views={arm: plan.open() for arm, plan in plans.items()},
             class_names=plans[STORE].class_names,

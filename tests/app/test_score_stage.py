@@ -76,6 +76,13 @@ def test_only_what_changed_is_made_again(own: Project, monkeypatch: pytest.Monke
     values_ = own.params(score={"hard": LOSS})
     engine.run_stage(values_, "score", None, progress=NoProgress(), force=True)
     assert len(trained) == 3
+    own.layout.entry("scores", "hard").unlink()  # forced, all is made anew, not what is missing
+    both = own.params(score={"hard": LOSS, "any": RANDOM})
+    own.run("score", score={"hard": LOSS, "any": RANDOM})
+    own.layout.entry("scores", "any").unlink()
+    before = len(trained)
+    engine.run_stage(both, "score", None, progress=NoProgress(), force=True)
+    assert len(trained) == before + 1
 
 
 def test_other_validation_images_count(own: Project) -> None:
