@@ -1,8 +1,4 @@
-"""Seconds of a training step by the labels that it learns from, measured in turns.
-
-One process, no worker processes, a few steps of each arm in every round: whatever else the machine
-does falls on all of them alike.
-"""
+"""Seconds of a training step by the labels that it learns from, in one process, in turns."""
 
 import statistics
 from collections.abc import Iterable
@@ -14,9 +10,8 @@ from stages.shared import models
 from stages.shared.contract import NoProgress
 from stages.shared.training.batches import StoredCrops
 from stages.shared.training.online_teacher import OnlineTeacher
+from stages.shared.training.timing import in_turns, num_steps
 from stages.shared.training.trainer import Trainer
-
-_WARM_UP = 3  # steps before the first round: caches fill, kernels are chosen
 
 
 def rows(found: Study) -> Iterable[Row]:
@@ -26,15 +21,7 @@ def rows(found: Study) -> Iterable[Row]:
         DataError: the first world was not made.
     """
     trainers = {name: _trainer(found, name) for name in found.timing.arms}
-    for trainer in trainers.values():
-        trainer.advance(_WARM_UP, NoProgress())
-    seconds: dict[str, list[float]] = {name: [] for name in trainers}
-    for number in range(found.timing.rounds):
-        # Every other round backwards: none always runs in the heat of the same one.
-        order = list(trainers) if number % 2 == 0 else list(reversed(trainers))
-        for name in order:
-            taken = trainers[name].advance(found.timing.steps, NoProgress())
-            seconds[name].append(taken / found.timing.steps)
+    seconds = in_turns(trainers, found.timing.rounds, found.timing.steps, NoProgress())
     for name, values in seconds.items():
         pairs = zip(values, seconds[found.timing.arms[0]], strict=True)
         yield {
@@ -47,9 +34,9 @@ def rows(found: Study) -> Iterable[Row]:
 def _trainer(found: Study, name: str) -> Trainer:
     seed = found.seeds[0]
     ready = prepare(found, found.first_world, name, seed)
-    num_steps = _WARM_UP + found.timing.rounds * found.timing.steps
+    length = num_steps(found.timing.rounds, found.timing.steps)
     config = ready.config.model_copy(
-        update={"steps": num_steps, "epochs": None, "warmup_epochs": None, "num_workers": 0}
+        update={"steps": length, "epochs": None, "warmup_epochs": None, "num_workers": 0}
     )
     teacher = None
     if ready.arm.learn == "online":

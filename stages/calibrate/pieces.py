@@ -112,22 +112,9 @@ def rows_of_image(layout: Layout, soft: Entry, place: int) -> LabelRows:
         if first < start + len(rows.targets):
             keep = np.zeros(len(rows.targets), dtype=np.bool_)
             keep[first - start : first - start + part.num_crops] = True
-            return _only(rows, keep)
+            return rows.rows(keep)
         start += len(rows.targets)
     raise IndexError(f"{soft.stem} has no image at {place}")
-
-
-def _only(rows: LabelRows, keep: NDArray[np.bool_]) -> LabelRows:
-    """Return those of the rows (N,) that are kept."""
-    return LabelRows(
-        rows.spec,
-        rows.image_ids[keep],
-        rows.targets[keep],
-        rows.max_prob[keep],
-        rows.target_prob[keep],
-        None if rows.sparse is None else rows.sparse.rows(keep),
-        None if rows.values is None else rows.values[keep],
-    )
 
 
 def _piece_of(part: SoftPart, row: int) -> tuple[int, int]:

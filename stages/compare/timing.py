@@ -9,16 +9,15 @@ from pathlib import Path
 
 from stages.compare.config import STORE, TRUTH
 from stages.shared import models
-from stages.shared.contract import Json, NoProgress, Progress
+from stages.shared.contract import Json, Progress
 from stages.shared.training.batches import CropView, StoredCrops
 from stages.shared.training.config import LearnerConfig
 from stages.shared.training.online_teacher import OnlineTeacher
+from stages.shared.training.timing import in_turns, num_steps
 from stages.shared.training.trainer import Trainer
 
 ONLINE = "online teacher"
 """The arm whose labels the teacher computes in every step."""
-
-_WARM_UP = 3  # steps before the first round: caches fill, kernels are chosen
 
 
 def measure(
@@ -34,19 +33,8 @@ def measure(
     Raises:
         DataError: the teacher's folder is damaged, or an image cannot be read.
     """
-    trainers = _trainers(student, view, teacher, _WARM_UP + rounds * steps)
-    quiet = NoProgress()
-    for trainer in trainers.values():
-        trainer.advance(_WARM_UP, quiet)
-    progress.start("time per step", rounds, "rounds")
-    seconds: dict[str, list[float]] = {arm: [] for arm in trainers}
-    for number in range(rounds):
-        # Every other round backwards: none always runs in the heat of the same one.
-        order = list(trainers) if number % 2 == 0 else list(reversed(trainers))
-        for arm in order:
-            seconds[arm].append(trainers[arm].advance(steps, quiet) / steps)
-        progress.advance()
-    return seconds
+    trainers = _trainers(student, view, teacher, num_steps(rounds, steps))
+    return in_turns(trainers, rounds, steps, progress)
 
 
 def summarise(seconds: dict[str, list[float]], steps: int) -> dict[str, Json]:
@@ -78,11 +66,11 @@ def line(seconds: dict[str, list[float]]) -> str:
 
 
 def _trainers(
-    student: LearnerConfig, view: CropView, teacher: Path | None, num_steps: int
+    student: LearnerConfig, view: CropView, teacher: Path | None, length: int
 ) -> dict[str, Trainer]:
     config = student.model_copy(
         update={
-            "steps": num_steps,
+            "steps": length,
             "epochs": None,
             "warmup_epochs": None,
             "num_workers": 0,

@@ -45,7 +45,10 @@ class LabelRows:
 
     def every(self, stride: int, num_crops: int) -> "LabelRows":
         """Return one image in so many, from the first on; ``num_crops`` are those of an image."""
-        keep = np.arange(len(self.targets)) // num_crops % stride == 0
+        return self.rows(np.arange(len(self.targets)) // num_crops % stride == 0)
+
+    def rows(self, keep: NDArray[np.bool_]) -> "LabelRows":
+        """Return those of the rows (N,) that are kept."""
         return LabelRows(
             self.spec,
             self.image_ids[keep],
