@@ -10,22 +10,32 @@ import pydantic
 from pydantic import Field
 
 from stages.shared.model_config import ModelConfig
+from stages.shared.training.crop_use_config import CropUseConfig, LossName, MixName
+from stages.shared.training.optimizer_config import OptimizerConfig, ScheduleName
 
-ScheduleName = Literal["cosine", "serrated", "step", "one_cycle", "constant"]
+__all__ = [
+    "Device",
+    "LearnerConfig",
+    "LossName",
+    "MixName",
+    "Precision",
+    "ScheduleName",
+    "TrainingConfig",
+]
+
 Precision = Literal["float32", "bf16", "fp16"]
 Device = Literal["auto", "cpu", "cuda"]
-MixName = Literal["none", "selfmix", "mixup", "cutmix", "mixup_cutmix"]
-LossName = Literal["cross_entropy", "kl", "mse"]
+Tracker = Literal["dvclive", "tensorboard"]
 
 
-class TrainingConfig(pydantic.BaseModel):
+class TrainingConfig(OptimizerConfig, CropUseConfig):
     """Optimizer, schedule, loss and loader of one training; crops are what a batch counts."""
 
     model_config = pydantic.ConfigDict(
         frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
     )
 
-    NOT_KEYED: ClassVar[frozenset[str]] = frozenset({"num_workers"})
+    NOT_KEYED: ClassVar[frozenset[str]] = frozenset({"num_workers", "checkpoint_minutes", "track"})
     """Fields that cannot change a byte of the model."""
 
     seed: int = Field(default=0, ge=0, lt=2**63)
@@ -45,86 +55,30 @@ class TrainingConfig(pydantic.BaseModel):
     """Length of the training in epochs; in one epoch as many crops are seen as there are images,
     so a pass with crops_per_image = 4 counts as four."""
 
-    optimizer: str = Field(default="adamw", min_length=1)
-    """An optimizer by timm's name; `python -c "import timm; print(timm.optim.list_optimizers())"`
-    lists them. In timm sgd means Nesterov momentum; plain momentum is called momentum."""
+    accumulate: int = Field(default=1, ge=1)
+    """Parts that each process computes a step in, one after the other, where a whole one does not
+    fit into memory. The gradient stays the mean over the whole step."""
 
-    lr: float = Field(gt=0)
-    """Highest learning rate."""
-
-    weight_decay: float = Field(default=0.05, ge=0)
-    """Weight decay; biases and normalisation layers have none."""
-
-    momentum: float = Field(default=0.9, ge=0, lt=1)
-    """Momentum, where the optimizer has one."""
-
-    betas: tuple[float, float] | None = None
-    """Adam's betas; none: the optimizer's own."""
-
-    eps: float | None = Field(default=None, gt=0)
-    """The optimizer's epsilon; none: the optimizer's own."""
-
-    schedule: ScheduleName = "cosine"
-    """How the learning rate runs: cosine (each step), serrated (FKD's: constant within a pass over
-    the images), step (decay_at), one_cycle or constant."""
-
-    decay_at: tuple[float, ...] = ()
-    """For schedule step: shares of the run, within 0 and 1, at which lr is multiplied by
-    decay_factor."""
-
-    decay_factor: float = Field(default=0.1, gt=0, lt=1)
-    """For schedule step."""
-
-    final_lr: float = Field(default=0.0, ge=0)
-    """For schedule cosine: where it ends."""
-
-    warmup_steps: int | None = Field(default=None, ge=0)
-    """Length of the linear rise at the start in steps; give this, warmup_epochs or neither."""
-
-    warmup_epochs: float | None = Field(default=None, ge=0)
-    """Length of the linear rise at the start in epochs."""
-
-    warmup_lr: float = Field(default=1e-5, ge=0)
-    """Learning rate at step 0 of the rise."""
-
-    clip_grad: float | None = Field(default=None, gt=0)
-    """Largest norm of the gradient; none: not clipped."""
-
-    temperature: float = Field(default=1.0, gt=0)
-    """Temperature T of the student; must be the one that the labels were stored at."""
-
-    truth_weight: float = Field(default=0.0, ge=0, le=1)
-    """Weight of the ground truth's loss, 1 - lambda; the labels' loss has the rest."""
-
-    loss: LossName = "cross_entropy"
-    """How the student is compared with a label: cross_entropy; kl (cross-entropy less the label's
-    entropy: the same gradients, and 0 where the student says what the label says); mse (logits
-    without their mean, mean over classes; needs labels of every class, kind full or an online
-    teacher, and temperature 1). The ground truth's part is cross-entropy with each of them."""
-
-    mix: MixName = "none"
-    """Which crops are mixed, with their labels: selfmix (a box of another crop of the same image;
-    off where crops_per_image is 1), mixup (all pixels of a crop of another image), cutmix (a box of
-    it), mixup_cutmix (one of the two in each step)."""
-
-    mixup_alpha: float = Field(default=0.8, gt=0)
-    """Mixup: a crop's own share is drawn from Beta(alpha, alpha), once a step."""
-
-    cutmix_alpha: float = Field(default=1.0, gt=0)
-    """Cutmix and selfmix: the share outside the box is drawn from Beta(alpha, alpha), once a step;
-    a box that leaves the crop is clipped, and the share is then what is left."""
-
-    mix_switch: float = Field(default=0.5, ge=0, le=1)
-    """For mixup_cutmix: probability that a step takes cutmix."""
-
-    mix_probability: float = Field(default=1.0, ge=0, le=1)
-    """Probability that a step's crops are mixed."""
+    sync_batch_norm: bool = False
+    """Whether batch normalisation sees the crops of all processes; it never sees those of other
+    parts (accumulate). Needs GPUs."""
 
     eval_every: int | None = Field(default=None, ge=1)
     """Steps between evaluations; none: only at the end."""
 
     num_workers: int = Field(default=0, ge=0)
     """Processes that decode images; 0: the training process does it itself."""
+
+    resize: Literal["auto", "cpu", "device"] = "auto"
+    """Where crops are resized: by the processes that decode images (cpu), or where the network is,
+    from whole images that were sent there once (device); auto: device on a GPU."""
+
+    checkpoint_minutes: float | None = Field(default=10.0, ge=0)
+    """Time after which the training is saved, to be taken up there after a kill; 0: after every
+    step, none: never."""
+
+    track: tuple[Tracker, ...] = ()
+    """Where the run can be watched while it trains: dvclive, tensorboard."""
 
     precision: Precision = "float32"
     """Of the forward and backward computation; weights stay float32."""
@@ -137,38 +91,29 @@ class TrainingConfig(pydantic.BaseModel):
         if (self.steps is None) == (self.epochs is None):
             given = "neither is" if self.steps is None else "both are"
             raise ValueError(f"{given} given, allowed: exactly one of steps and epochs")
-        if self.warmup_steps is not None and self.warmup_epochs is not None:
-            raise ValueError("both are given, allowed: one of warmup_steps and warmup_epochs")
         if self.batch_size % self.crops_per_image:
             raise ValueError(
                 f"batch_size is {self.batch_size}, allowed: a multiple of crops_per_image "
                 f"({self.crops_per_image})"
             )
-        if self.final_lr > self.lr:
-            raise ValueError(f"final_lr is {self.final_lr}, allowed: at most lr ({self.lr})")
-        self._check_decay()
-        self._check_labels_use()
-        return self
-
-    def _check_decay(self) -> None:
-        if self.schedule == "step" and not self.decay_at:
-            raise ValueError("decay_at is empty, allowed with schedule step: shares of the run")
-        if self.schedule != "step" and self.decay_at:
+        if self.images_per_step % self.accumulate:
             raise ValueError(
-                f"decay_at is given, allowed: only with schedule step, which is {self.schedule}"
+                f"accumulate is {self.accumulate}, allowed: what divides the images of a step "
+                f"({self.images_per_step})"
             )
-        if any(not 0 < share < 1 for share in self.decay_at):
-            raise ValueError(f"decay_at is {list(self.decay_at)}, allowed: shares within 0 and 1")
-
-    def _check_labels_use(self) -> None:
-        if self.loss == "mse" and self.temperature != 1:
-            raise ValueError(f"temperature is {self.temperature}, allowed with loss mse: 1")
+        if self.loss in ("mse", "projection") and self.temperature != 1:
+            raise ValueError(f"temperature is {self.temperature}, allowed with loss {self.loss}: 1")
+        if self.loss == "projection" and self.truth_weight:
+            raise ValueError(
+                f"truth_weight is {self.truth_weight}, allowed with loss projection: 0"
+            )
         if self.mix not in ("none", "selfmix") and self.images_per_step < 2:
             raise ValueError(
                 f"mix is {self.mix} and a step has the crops of one image (batch_size "
                 f"{self.batch_size}, crops_per_image {self.crops_per_image}), allowed: two images "
                 "or more"
             )
+        return self
 
     @property
     def images_per_step(self) -> int:
