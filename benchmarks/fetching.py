@@ -64,12 +64,12 @@ def draw_rates(view: TrainingView, rounds: int) -> dict[str, float]:
 
     def draw() -> float:
         for number, (image_ids, _) in enumerate(picks):
-            view.draw(image_ids, number, m, seed=0)
+            view.draw(image_ids, number * m, m, seed=0)
         return sum(len(image_ids) for image_ids, _ in picks)
 
     def draw_and_gather() -> float:
         for number, (image_ids, _) in enumerate(picks):
-            view.gather(image_ids, view.draw(image_ids, number, m, seed=0))
+            view.gather(image_ids, view.draw(image_ids, number * m, m, seed=0))
         return sum(len(image_ids) for image_ids, _ in picks)
 
     return best_rates({"draw_rate": draw, "draw_and_gather_rate": draw_and_gather}, rounds)

@@ -68,7 +68,7 @@ def _gather(view: TrainingView) -> None:
     size, m = min(BATCH, view.num_images), min(CROPS_AN_IMAGE, view.num_crops)
     for number in range(_GATHERS):
         rows = rng.integers(0, view.num_images, size)
-        view.gather(rows, view.draw(rows, number, m, seed=0))
+        view.gather(rows, view.draw(rows, number * m, m, seed=0))
 
 
 def main() -> None:

@@ -104,8 +104,8 @@ def mixing(found: Study, world: str, arm: str) -> Row:
     """
     ready = prepare(found, world, arm, found.seeds[0])
     config, view = ready.config, ready.plan.open()
-    source = StoredCrops(view, config.crops_per_image, config.seed, config.labels)
-    plan = StepPlan(source.num_images, config.images_per_step, config.seed)
+    source = StoredCrops(view, config.seed, "store" if config.labels == "store" else "truth")
+    plan = StepPlan(config.passes(source.num_images), config.seed)
     assert config.model.input_size is not None, "the study's students have a size"
     count = torch.zeros(view.num_images, dtype=torch.float64)
     total = torch.zeros(view.num_images, view.num_classes, dtype=torch.float64)

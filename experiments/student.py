@@ -121,7 +121,7 @@ def train(found: Study, world: str, name: str, seed: int) -> dict[str, Json]:
     )
     learned = learn(
         config,
-        StoredCrops(view, config.crops_per_image, seed, config.labels),
+        StoredCrops(view, seed, "store" if config.labels == "store" else "truth"),
         evaluation=val,
         progress=NoProgress(),
         label=f"{world}/{name}",

@@ -42,6 +42,6 @@ def _trainer(found: Study, name: str) -> Trainer:
     if ready.arm.learn == "online":
         teacher = OnlineTeacher(models.load_model(ready.world / "models" / "teacher"))
     view = ready.plan.open()
-    source = StoredCrops(view, config.crops_per_image, seed, config.labels)
+    source = StoredCrops(view, seed, "store" if config.labels == "store" else "truth")
     model = models.build(config.model, view.num_classes, seed=seed)
     return Trainer(model.module, model.spec, source, config, teacher=teacher)

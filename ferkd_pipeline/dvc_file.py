@@ -20,6 +20,11 @@ LABELS = "labels/soft"
 PLOTS: Mapping[str, dict[str, Any]] = {
     "metrics/teacher/curve.csv": {"x": "step", "y": "top1", "title": "Teacher: top-1 on val"},
     "metrics/train/curve.csv": {"x": "step", "y": "top1", "title": "Student: top-1 on val"},
+    "metrics/linear/curve.csv": {
+        "x": "step",
+        "y": "top1",
+        "title": "Classifier on the student's features: top-1 on val",
+    },
     "metrics/evaluate/classes.csv": {
         "template": "bar_horizontal",
         "x": "top1",
@@ -91,9 +96,13 @@ def image_folders(sections: Mapping[str, pydantic.BaseModel]) -> dict[str, list[
         return [raw[stage][key] for key in keys if stage in raw and raw[stage][key] is not None]
 
     def weights(stage: str, key: str) -> list[str]:
-        # Not from `raw`: infer leaves the path out of its key, and so out of its dump.
-        path = getattr(sections[stage], key).weights if stage in sections else None
-        return [] if path is None else [posixpath.normpath(path)]
+        # Not from `raw`: infer leaves the paths out of its key, and so out of its dump.
+        asked = getattr(sections[stage], key) if stage in sections else ()
+        models = asked if isinstance(asked, tuple) else (asked,)
+        paths = [model.weights for model in models if model is not None]
+        return [posixpath.normpath(path) for path in paths if path is not None]
+
+    students = weights("train", "model") + weights("train", "online_teacher")
 
     found = {
         "index": named("index", "images"),
@@ -101,11 +110,24 @@ def image_folders(sections: Mapping[str, pydantic.BaseModel]) -> dict[str, list[
         "infer": weights("infer", "teacher"),
         "score": _read_by_scores(sections),
         "calibrate": [f"{root}/soft" for root in validation_roots(sections)],
-        "train": named("train", "evaluation") + weights("train", "model"),
-        "evaluate": [folder for sets in named("evaluate", "sets") for folder in sets.values()],
-        "compare": named("compare", "val", "test") + weights("train", "model"),
+        "train": named("train", "evaluation") + students + _read_by_fresh_crops(sections),
+        "evaluate": _evaluated(sections),
+        "linear": named("linear", "evaluation"),
+        "compare": named("compare", "val", "test") + students,
     }
     return {stage: list(dict.fromkeys(folders)) for stage, folders in found.items() if folders}
+
+
+def _evaluated(sections: Mapping[str, pydantic.BaseModel]) -> list[str]:
+    section: Any = sections.get("evaluate")
+    if section is None:
+        return []
+    return [*section.folders().values(), *section.label_files().values()]
+
+
+def _read_by_fresh_crops(sections: Mapping[str, pydantic.BaseModel]) -> list[str]:
+    section: Any = sections.get("train")
+    return [] if section is None or section.reads_store else ["labels/images"]
 
 
 def _read_by_scores(sections: Mapping[str, pydantic.BaseModel]) -> list[str]:

@@ -10,9 +10,10 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from ferkd_pipeline import stage_table, whole_stages
-from ferkd_pipeline.jobs import Job, fit, jobs_of, layout_of, why_unfitted
+from ferkd_pipeline.jobs import Job, fit, jobs_of, why_unfitted
 from ferkd_pipeline.params import Params
 from ferkd_pipeline.stage_table import StageInfo
+from ferkd_pipeline.whole.common import layout_of
 from stages.shared.contract import Json, Progress, Report
 from store import entries, lock, shelf
 from store.atomic import remove

@@ -1,13 +1,16 @@
 """What a stage read, as digests: files and folders by their contents, devices by their kind."""
 
-from collections.abc import Iterator
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from importlib.machinery import PathFinder
 from pathlib import Path
 
 import stages
 import store
 from stages.shared.contract import Json
 from stages.shared.model_card import CARD_NAME, weights_file
-from stages.shared.model_config import ModelConfig
+from stages.shared.model_config import ModelConfig, library_of
 from store.digest import sha256_file, sha256_json
 from store.errors import DataError
 
@@ -64,15 +67,50 @@ def of_folder(folder: Path | None, key: str) -> Json:
     )
 
 
-def of_weights(model: ModelConfig) -> Json:
-    """SHA-256 of the file of weights that a network starts from, and of the card beside it."""
-    if model.weights is None:
-        return None
-    file = weights_file(Path(model.weights))
+def of_file(path: Path, key: str) -> Json:
+    """SHA-256 of a file.
+
+    Raises:
+        DataError: there is no such file; names the ``key`` of params.yaml that says so.
+    """
+    if not path.is_file():
+        raise DataError(f"{path} is no file; make it, or change {key} in params.yaml")
+    return sha256_file(path)
+
+
+def of_network(model: ModelConfig) -> Json:
+    """What a network starts from: SHA-256 of the file of weights and of the card beside it.
+
+    Of one's own function also that of the file that it stands in; not of what this file imports.
+    None where there is neither.
+
+    Raises:
+        DataError: there is no such file of weights.
+    """
+    files = [] if model.weights is None else _weights(Path(model.weights))
+    if library_of(model.name) == "own":
+        code = _module_file(model.name.split(":")[0])
+        files += [] if code is None else [code]
+    return [sha256_file(path) for path in files] or None
+
+
+def _weights(given: Path) -> list[Path]:
+    file = weights_file(given)
     if not file.is_file():
         raise DataError(f"{file}: no such file of weights; check the path or make the model first")
     card = file.with_name(CARD_NAME)
-    return [sha256_file(path) for path in (file, card) if path.is_file()]
+    return [path for path in (file, card) if path.is_file()]
+
+
+def _module_file(module: str) -> Path | None:
+    """The file of a module, found as an import would from here, but importing nothing."""
+    places: Iterable[str] | None = [os.getcwd(), *sys.path]
+    name, spec = "", None
+    for part in module.split("."):
+        name = f"{name}.{part}" if name else part
+        spec = PathFinder.find_spec(name, list(places)) if places is not None else None
+        places = None if spec is None else spec.submodule_search_locations
+    return None if spec is None or spec.origin is None else Path(spec.origin)
 
 
 def device_kind(asked: str) -> str:

@@ -1,9 +1,13 @@
 """Every command runs through here: what goes wrong becomes one line and an exit code."""
 
+import contextlib
 import os
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from types import FrameType
 
 import click
 
@@ -25,8 +29,13 @@ def run(arguments: Sequence[str]) -> int:
         os.environ["GOMP_SPINCOUNT"] = "10000"
     debug = "--debug" in arguments
     plain = [argument for argument in arguments if argument != "--debug"]
+    with _noticing_interrupts() as interrupted:
+        return _run(plain, debug, interrupted)
+
+
+def _run(arguments: Sequence[str], debug: bool, interrupted: threading.Event) -> int:
     try:
-        result = root.main(plain, prog_name="ferkd-pipeline", standalone_mode=False)
+        result = root.main([*arguments], prog_name="ferkd-pipeline", standalone_mode=False)
         sys.stdout.flush()
     except BrokenPipeError:
         # The reader, such as `head`, has seen enough. Python would complain again at exit.
@@ -35,10 +44,34 @@ def run(arguments: Sequence[str]) -> int:
     except (Exception, KeyboardInterrupt) as error:
         if debug:
             traceback.print_exc()
-        _tell(error)
-        return exit_codes.exit_code(error)
+        cause = KeyboardInterrupt() if interrupted.is_set() else error
+        _tell(cause)
+        return exit_codes.exit_code(cause)
     # click returns the code of --help and of ctx.exit(), and else what the command returned.
     return result if isinstance(result, int) else 0
+
+
+@contextlib.contextmanager
+def _noticing_interrupts() -> Iterator[threading.Event]:
+    """Remember Ctrl-C: in C code of torch or pydantic it can come out as an error of theirs.
+
+    Reading weights, for one, then fails as though their file were damaged.
+    """
+    came = threading.Event()
+
+    def note(number: int, frame: FrameType | None) -> None:
+        came.set()
+        signal.default_int_handler(number, frame)
+
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield came  # ignored, as in a shell's background jobs, or somebody else's to handle
+        return
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield came
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _tell(error: BaseException) -> None:

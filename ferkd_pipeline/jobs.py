@@ -5,14 +5,14 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from ferkd_pipeline import whole_stages
 from ferkd_pipeline.params import Params
 from ferkd_pipeline.stage_table import StageInfo
+from ferkd_pipeline.whole.common import images_folder, layout_of
 from stages.shared.contract import Progress, Report, ShardInputs, Source, keyed_params
 from store import entries
 from store.atomic import remove
 from store.digest import sha256_json
-from store.layout import FORMAT_VERSION, Layout, part_name
+from store.layout import FORMAT_VERSION, part_name
 from store.parts import PartWriter
 
 
@@ -34,14 +34,9 @@ class Job:
         return entries.why_incomplete(writer.layout, writer.artifact, writer.stem, writer.key)
 
 
-def layout_of(params: Params) -> Layout:
-    """The store's layout: ``.ferkd/`` lies beside the store's folder."""
-    return Layout.beside(params.store.root)
-
-
 def source_of(params: Params) -> Source:
     """The store that the sharded stages work on."""
-    folder = whole_stages.images_folder(params)
+    folder = images_folder(params)
     return Source(layout_of(params), params.store.num_shards, folder)
 
 

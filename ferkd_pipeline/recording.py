@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from shutil import which
 
 from ferkd_pipeline import stage_table, whole_stages
-from ferkd_pipeline.jobs import jobs_of, layout_of
+from ferkd_pipeline.jobs import jobs_of
 from ferkd_pipeline.params import Params
+from ferkd_pipeline.whole.common import layout_of
 from store import entries
 from store.errors import DataError, FerkdError
 

@@ -132,6 +132,20 @@ STAGES: tuple[StageInfo, ...] = (
         writes=("metrics/evaluate/summary.json", "metrics/evaluate/classes.csv"),
     ),
     StageInfo(
+        name="linear",
+        summary="measure the student's features: train a new classifier on them, frozen",
+        module="stages.linear",
+        sharded=False,
+        sections=("linear",),
+        reads=("labels/images", "models/student"),
+        writes=(
+            "models/linear",
+            "metrics/linear/summary.json",
+            "metrics/linear/curve.csv",
+        ),
+        optional=True,
+    ),
+    StageInfo(
         name="compare",
         summary="train students from ground truth and from the store, same steps, several seeds",
         module="stages.compare",

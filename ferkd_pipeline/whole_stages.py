@@ -1,4 +1,4 @@
-"""The stages that run as a whole: their typed inputs, and whether what they wrote still fits.
+"""Running the stages that run as a whole: whether what they wrote still fits, and one writer.
 
 A mark below ``.ferkd/`` remembers, for each stage, the key of what it read and the SHA-256 of what
 it wrote. Losing a mark costs one more run and nothing else.
@@ -6,48 +6,25 @@ it wrote. Losing a mark costs one more run and nothing else.
 
 import importlib
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ferkd_pipeline import fingerprints, kept
 from ferkd_pipeline.params import Params
-from stages.shared.contract import Json, Progress, Report, keyed_params
-from store import entries, images, lock, upstream
-from store.atomic import write_bytes
-from store.digest import canonical_json, sha256_file, sha256_json
-from store.images import ImageTable
-from store.layout import Layout, list_artifacts
-from store.view.build import ViewPlan, plan_view
-
-MODELS = Path("models")
-METRICS = Path("metrics")
-DIGITS = Path("data/digits")
-KEPT = ("teacher", "train", "compare")
-"""Stages that train: their results are kept, see `kept`."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Whole:
-    """One run of a whole stage, ready to be looked at or started."""
-
-    fingerprint: Json
-    """Digests of everything it reads; None where only running tells (index)."""
-    writes: tuple[Path, ...]
-    run: Callable[[Progress, bool], Report]
-    """Takes whether what is complete is wanted anew: of a stage that makes several things."""
-
-
-def images_folder(params: Params) -> Path:
-    """Folder of the training images."""
-    config: Any = params.section("index")
-    return Path(config.images)
+from ferkd_pipeline.whole.common import layout_of
+from ferkd_pipeline.whole.prepare import SHARED_BY_RANKS, TRAINING, prepare
+from ferkd_pipeline.whole.start import Start, Whole
+from stages.shared import processes
+from stages.shared.contract import NoProgress, Progress, Report, keyed_params
+from store import lock
+from store.atomic import remove, write_bytes
+from store.digest import canonical_json, sha256_json
+from store.errors import ParamsError
 
 
 def why_incomplete(params: Params, name: str) -> str | None:
     """None where the stage's results are those of its parameters and inputs, else the reason."""
-    whole = _prepare(params, name)
+    whole = prepare(params, name)
     if whole.fingerprint is None:
         return "it looks at every image anew"
     try:
@@ -65,42 +42,79 @@ def run(params: Params, name: str, progress: Progress, *, force: bool = False) -
     """Run the stage and remember what it wrote; take a training's results back where it was done.
 
     The mark of an earlier run stays until then: after a failure it holds as long as the results do
-    that it names, for the digest of these stands in it.
+    that it names, for the digest of these stands in it. Under torchrun the first process does all
+    this, and the others only train with it.
 
     Raises:
         RetryError: another process runs the same stage.
+        ParamsError: several processes were started for a stage that one runs.
         FerkdError: see the stage.
     """
-    with lock.hold(_layout(params).work / "locks" / f"{name}.lock"):
-        whole = _prepare(params, name)
+    ranks = _ranks(params, name)
+    if ranks is not None and not ranks.is_first:
+        return _run_along(params, name, ranks)
+    layout = layout_of(params)
+    with lock.hold(layout.work / "locks" / f"{name}.lock"):
+        whole = prepare(params, name)
         key = _key(params, name, whole)  # of the inputs as they were before it read them
-        report = _taken_back(params, name, key, whole, force) or whole.run(progress, force)
+        work = layout.resumable(name, key)
+        if force:
+            remove(work)
+        report = _taken_back(params, name, key, whole, force)
+        if ranks is not None:
+            ranks.told(report is None)
+        if report is None:
+            report = whole.run(Start(progress, force, work, key, ranks))
+        if name in TRAINING:
+            kept.keep(_shelf(params, name, key), whole.writes, report)
+        remove(work)  # before the mark, after which nobody looks; kept results stand in for it
         mark = {"key": key, "written": _written(whole)}
         write_bytes(_mark(params, name), canonical_json(mark))
-        if name in KEPT:
-            kept.keep(_shelf(params, name, key), whole.writes, report)
     return report
 
 
-def _taken_back(params: Params, name: str, key: str, whole: _Whole, force: bool) -> Report | None:
-    if force or name not in KEPT:
+def _ranks(params: Params, name: str) -> Any:
+    """The processes that run the stage together; None where there is only this one."""
+    count = processes.count()
+    if count == 1:
+        return None
+    if name not in SHARED_BY_RANKS:
+        raise ParamsError(
+            f"stage {name} was started as {count} processes; start it as one, without torchrun "
+            f"(several train together in {' and '.join(SHARED_BY_RANKS)})"
+        )
+    from stages.shared.training.ranks import Ranks
+
+    config: Any = params.section(name)
+    return Ranks.join(config.device, f"{name}.device")
+
+
+def _run_along(params: Params, name: str, ranks: Any) -> Report:
+    """Train with the first process, where it has to train at all; write nothing."""
+    whole = prepare(params, name)
+    key = _key(params, name, whole)
+    if ranks.told(False):
+        work = layout_of(params).resumable(name, key)
+        whole.run(Start(NoProgress(), False, work, key, ranks))
+    return Report()
+
+
+def _taken_back(params: Params, name: str, key: str, whole: Whole, force: bool) -> Report | None:
+    if force or name not in TRAINING:
         return None
     return kept.take_back(_shelf(params, name, key), whole.writes)
 
 
 def _shelf(params: Params, name: str, key: str) -> Path:
-    return _layout(params).work / "results" / name / sha256_json([key, fingerprints.of_code()])
-
-
-def _layout(params: Params) -> Layout:
-    return Layout.beside(params.store.root)
+    work = layout_of(params).work
+    return work / "results" / name / sha256_json([key, fingerprints.of_code()])
 
 
 def _mark(params: Params, name: str) -> Path:
-    return _layout(params).work / "done" / f"{name}.json"
+    return layout_of(params).work / "done" / f"{name}.json"
 
 
-def _key(params: Params, name: str, whole: _Whole) -> str:
+def _key(params: Params, name: str, whole: Whole) -> str:
     module = importlib.import_module(f"stages.{name}.run")
     lineage = {
         "revision": module.REVISION,
@@ -110,185 +124,7 @@ def _key(params: Params, name: str, whole: _Whole) -> str:
     return sha256_json({"stage": name, **lineage})
 
 
-def _written(whole: _Whole) -> str:
+def _written(whole: Whole) -> str:
     """Digest of names and bytes of everything that the stage wrote."""
     files = [path for top in whole.writes for path in fingerprints.files_below(top)]
     return kept.digest({path.as_posix(): path for path in files})
-
-
-def _optional(path: str | None) -> Path | None:
-    return None if path is None else Path(path)
-
-
-def _shown(table: ImageTable) -> str:
-    return table.digest(0, "paths", "class_ids", "content_hashes")
-
-
-def _prepare(params: Params, name: str) -> _Whole:
-    prepare = {
-        "digits": _digits,
-        "index": _index,
-        "teacher": _teacher,
-        "score": _score,
-        "train": _train,
-        "evaluate": _evaluate,
-        "compare": _compare,
-    }[name]
-    return prepare(params)
-
-
-def _digits(params: Params) -> _Whole:
-    from stages.digits import run as stage
-    from stages.digits.config import Config
-
-    config = params.typed("digits", Config)
-    return _Whole("none", (DIGITS,), lambda progress, _: stage.run(config, DIGITS, progress))
-
-
-def _index(params: Params) -> _Whole:
-    from stages.index import run as stage
-    from stages.index.config import Config
-
-    config = params.typed("index", Config)
-    layout = _layout(params)
-    inputs = stage.Inputs(images_folder(params))
-    return _Whole(None, (), lambda progress, _: stage.run(config, inputs, layout, progress))
-
-
-def _teacher(params: Params) -> _Whole:
-    from stages.teacher import run as stage
-    from stages.teacher.config import Config
-
-    config = params.typed("teacher", Config)
-    table = images.load(_layout(params))
-    evaluation = _optional(config.evaluation)
-    inputs = stage.Inputs(table, images_folder(params), evaluation)
-    outputs = stage.Outputs(MODELS / "teacher", METRICS / "teacher")
-    return _Whole(
-        {
-            "images": _shown(table),
-            "evaluation": fingerprints.of_folder(evaluation, "teacher.evaluation"),
-            "weights": fingerprints.of_weights(config.model),
-            "device": fingerprints.device_kind(config.device),
-        },
-        (outputs.model, outputs.metrics),
-        lambda progress, _: stage.run(config, inputs, outputs, progress),
-    )
-
-
-def _score(params: Params) -> _Whole:
-    from stages.score import run as stage
-    from stages.score.config import Config
-
-    config = params.typed("score", Config)
-    layout = _layout(params)
-    table = images.load(layout)
-    read = {name: _read_by(name, each) for name, each in config.root.items()}
-    shards = range(params.store.num_shards) if config.reads_labels else ()
-    labels = [upstream.require_labels(layout, table, len(shards), shard)[1] for shard in shards]
-    inputs = stage.Inputs(table, images_folder(params), tuple(labels), read)
-    keys = {name: writer.key for name, writer in stage.writers(config, inputs, layout).items()}
-
-    def start(progress: Progress, force: bool) -> Report:
-        return stage.run(config, inputs, layout, progress, force=force)
-
-    return _Whole({**keys}, (layout.folder(stage.ARTIFACT),), start)
-
-
-def _read_by(name: str, settings: Any) -> dict[str, Json]:
-    """What scores depend on besides images and labels, where they do."""
-    read: dict[str, Json] = {}
-    folder = _optional(getattr(settings, "evaluation", None))
-    if folder is not None:
-        read["evaluation"] = fingerprints.of_folder(folder, f"score.{name}.evaluation")
-    if hasattr(settings, "proxy"):
-        read["weights"] = fingerprints.of_weights(settings.proxy.model)
-        read["device"] = fingerprints.device_kind(settings.proxy.device)
-    return read
-
-
-def _view(params: Params, calibration: str | None) -> ViewPlan:
-    layout, num_shards = _layout(params), params.store.num_shards
-    return plan_view(layout, num_shards, images_folder(params), calibration)
-
-
-def _train(params: Params) -> _Whole:
-    from stages.train import run as stage
-    from stages.train.config import Config
-
-    config = params.typed("train", Config)
-    plan = _view(params, config.calibration)
-    evaluation = _optional(config.evaluation)
-    outputs = stage.Outputs(MODELS / "student", METRICS / "train")
-
-    def start(progress: Progress, _: bool) -> Report:
-        digests = {
-            name: entries.artifact_digest(plan.layout, name)
-            for name in list_artifacts(plan.layout)
-            if name in ("soft", f"calibrated/{config.calibration}")
-        }
-        inputs = stage.Inputs(plan.open(), plan.class_names, evaluation, digests)
-        return stage.run(config, inputs, outputs, progress)
-
-    fingerprint: Json = {
-        "view": plan.meta.digest,
-        "evaluation": fingerprints.of_folder(evaluation, "train.evaluation"),
-        "weights": fingerprints.of_weights(config.model),
-        "device": fingerprints.device_kind(config.device),
-    }
-    return _Whole(fingerprint, (outputs.model, outputs.metrics), start)
-
-
-def _evaluate(params: Params) -> _Whole:
-    from stages.evaluate import run as stage
-    from stages.evaluate.config import Config
-
-    config = params.typed("evaluate", Config)
-    model, output = MODELS / "student", METRICS / "evaluate"
-    sets = {name: Path(folder) for name, folder in config.sets.items()}
-    inputs = stage.Inputs(model, sets)
-    fingerprint: Json = {
-        "model": {path.name: sha256_file(path) for path in fingerprints.files_below(model)},
-        "sets": {
-            name: fingerprints.of_folder(folder, f"evaluate.sets.{name}")
-            for name, folder in sets.items()
-        },
-        "device": fingerprints.device_kind(config.device),
-    }
-    return _Whole(
-        fingerprint, (output,), lambda progress, _: stage.run(config, inputs, output, progress)
-    )
-
-
-def _compare(params: Params) -> _Whole:
-    from stages.compare import run as stage
-    from stages.compare.config import STORE, TRUTH, Config
-    from stages.train.config import Config as TrainConfig
-
-    config = params.typed("compare", Config)
-    student = params.typed("train", TrainConfig)
-    calibrations = [arm for arm in config.arms if arm not in (TRUTH, STORE)]
-    plans = {STORE: _view(params, None), **{arm: _view(params, arm) for arm in calibrations}}
-    val, test, output = Path(config.val), _optional(config.test), METRICS / "compare"
-    teacher = MODELS / "teacher"
-
-    def start(progress: Progress, _: bool) -> Report:
-        inputs = stage.Inputs(
-            views={arm: plan.open() for arm, plan in plans.items()},
-            class_names=plans[STORE].class_names,
-            student=student,
-            val=val,
-            test=test,
-            teacher=teacher if teacher.exists() else None,
-        )
-        return stage.run(config, inputs, output, progress)
-
-    fingerprint: Json = {
-        "views": {arm: plan.meta.digest for arm, plan in plans.items()},
-        "student": keyed_params(student),
-        "weights": fingerprints.of_weights(student.model),
-        "device": fingerprints.device_kind(student.device),
-        "val": fingerprints.of_folder(val, "compare.val"),
-        "test": fingerprints.of_folder(test, "compare.test"),
-    }
-    return _Whole(fingerprint, (output,), start)

@@ -1,12 +1,23 @@
 """A batch of labels: as they are stored, and in the sparse form that the loss consumes.
 
-Shapes: B images, m crops an image, K stored classes, E entries a crop, C classes.
+Shapes: B images, m crops an image, K stored classes, E entries a crop, C classes, P recorded
+operations a crop.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedOps:
+    """Operations of recorded augmentation on B x m crops, in the order that they act in."""
+
+    codes: NDArray[np.uint8]
+    """(B, m, P) which operation; 0: none."""
+    levels: NDArray[np.float32]
+    """(B, m, P) how strong, in the operation's own unit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +36,8 @@ class FetchedCrops:
     """(B, m) with `include_target`: the target's; NaN where it is among the others."""
     dense: NDArray[np.float16] | None = None
     """(B, m, C) of dense kinds, as stored."""
+    ops: RecordedOps | None = field(default=None, kw_only=True)
+    """What was done to the crops' pixels before the teacher saw them; None: nothing is recorded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,3 +65,5 @@ class LabelBatch:
     dense: NDArray[np.float32] | None = None
     """(B, m, C) for the dense kinds, else None: probabilities of kind `full`; of kind `logits` the
     stored values themselves, before any softmax, C being the outputs of the projection head."""
+    ops: RecordedOps | None = None
+    """What was done to the crops' pixels before the teacher saw them; None: the store has none."""

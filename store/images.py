@@ -83,6 +83,27 @@ class ImageTable:
         """Where the path of each of ``rows`` ends in the bytes of all of them, and these bytes."""
         return self._paths.packed(rows)
 
+    def content_hash_words(self, rows: NDArray[np.integer]) -> NDArray[np.uint64]:
+        """The hashes of the files of ``rows`` (n,) as numbers (n, 2), high word first.
+
+        Raises:
+            DataError: one is not spelled as 32 hex digits.
+        """
+        assert self._content_hashes is not None
+        ends, text = self._content_hashes.packed(rows)
+        try:
+            data = bytes.fromhex(text.tobytes().decode("ascii"))
+        except ValueError:
+            data = b""
+        if len(data) != 16 * len(rows) or not np.array_equal(
+            ends, 32 * np.arange(1, len(rows) + 1)
+        ):
+            raise DataError(
+                "the images have content hashes that are not 32 hex digits; run `ferkd-pipeline "
+                "stage index` again"
+            )
+        return np.frombuffer(data, ">u8").astype(np.uint64).reshape(-1, 2)
+
     def digest(self, first_image_id: int, *columns: str) -> str:
         """Rows digest of the named columns and of the ids that these rows have."""
         image_ids = np.arange(first_image_id, first_image_id + len(self), dtype=np.int32)

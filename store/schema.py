@@ -49,6 +49,16 @@ CALIBRATED = pa.schema(
 )
 
 
+def crops(num_ops: int) -> pa.Schema:
+    """Columns of a table of crops with ``num_ops`` recorded operations; of none it is `CROPS`."""
+    pairs = [
+        field
+        for place in range(num_ops)
+        for field in ((f"op_{place}", pa.uint8()), (f"level_{place}", pa.float32()))
+    ]
+    return pa.schema([*CROPS, *pairs])
+
+
 def soft(num_stored: int, *, has_max_prob: bool, has_outside_prob: bool) -> pa.Schema:
     """Columns of a sparse label table with ``num_stored`` classes a crop.
 

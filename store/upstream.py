@@ -43,6 +43,21 @@ def require_fit(layout: Layout, entry: Entry, name: str, wanted: str, other: str
         )
 
 
+def require_labelled(layout: Layout, table: ImageTable, start: int, stop: int, stem: str) -> None:
+    """Check that the files of images ``start`` to ``stop`` are those that the teacher was shown.
+
+    Only where the shard's predictions are still there: labels alone do not say it.
+
+    Raises:
+        DataError: they have other bytes now.
+    """
+    predictions = entries.find_entry(layout, "predictions", stem)
+    if predictions is not None:
+        shown = table.slice(start, stop).digest(start, "paths", "class_ids", "content_hashes")
+        listed = str(layout.table("images", images.STEM))
+        require_fit(layout, predictions, "images", shown, listed)
+
+
 def require_labels(
     layout: Layout, table: ImageTable, num_shards: int, shard: int
 ) -> tuple[Entry, Entry]:

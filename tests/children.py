@@ -39,6 +39,8 @@ def start_child(*arguments: str, die_at: int | None = None) -> int:
         code = cli.main(list(arguments))
         if die_at == 0:
             Path("steps").write_text(str(next(steps) - 1))
+    except KeyboardInterrupt:
+        code = 130  # before or after the command, as Python itself ends then
     finally:
         os._exit(code)
 

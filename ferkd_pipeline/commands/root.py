@@ -4,11 +4,13 @@ import click
 
 from ferkd_pipeline import __version__
 from ferkd_pipeline.commands.calibrate import calibrate
+from ferkd_pipeline.commands.export import export
 from ferkd_pipeline.commands.init import init
 from ferkd_pipeline.commands.record import record
 from ferkd_pipeline.commands.report import report
 from ferkd_pipeline.commands.stage import stage
 from ferkd_pipeline.commands.store import store
+from ferkd_pipeline.commands.trace import trace
 
 EPILOG = """
 \b
@@ -33,5 +35,5 @@ def root() -> None:
     """
 
 
-for _command in (init, stage, record, store, calibrate, report):
+for _command in (init, stage, record, store, calibrate, export, report, trace):
     root.add_command(_command)

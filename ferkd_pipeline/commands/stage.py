@@ -60,7 +60,8 @@ def stage(
     """Run one stage. What is complete and still fits its inputs and parameters is skipped.
 
     Killed at any moment, the same command goes on: stages with shards after the last one that is
-    complete (infer after the last block), the others from their start.
+    complete (infer after the last block), trainings from their last checkpoint, the others from
+    their start.
     """
     from ferkd_pipeline import params, progress, shards
 
@@ -69,12 +70,15 @@ def stage(
 
     # Only now: wrong parameters need not wait for numpy and pyarrow.
     from ferkd_pipeline import engine
+    from stages.shared import processes
 
     if dry_run:
         _show_plan(name, engine.plan_stage(values, name, chosen, force=force), as_json)
         return
     with progress.watched() as watch:
         outcome = engine.run_stage(values, name, chosen, progress=watch, force=force)
+    if processes.rank() and not stage_table.find(name).sharded:
+        return  # the first process speaks for those that trained with it
     _show_outcome(name, outcome, as_json)
     if chosen and not as_json:
         click.echo(f"{name}: when all shards are done: ferkd-pipeline record {name}")

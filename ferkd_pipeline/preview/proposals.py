@@ -9,6 +9,7 @@ from typing import Any
 
 from ferkd_pipeline import jobs, params, yaml_file
 from ferkd_pipeline.params import Params
+from ferkd_pipeline.whole.common import layout_of
 from stages.calibrate.config import Config
 from stages.calibrate.recipe import Recipe
 from stages.shared.contract import Source
@@ -26,7 +27,7 @@ def source(values: Params) -> Source:
         raise DataError(f"{root}: there is no label store; `ferkd-pipeline stage index` begins one")
     if "index" in values.sections:
         return jobs.source_of(values)
-    return Source(jobs.layout_of(values), values.store.num_shards, Path())
+    return Source(layout_of(values), values.store.num_shards, Path())
 
 
 def images_folder(values: Params) -> Path | None:

@@ -60,12 +60,14 @@ def _artifact(name: str, listed: list[entries.Entry]) -> Artifact:
 def max_prob_histogram(root: Path) -> NDArray[np.int64]:
     """Return (NUM_BINS,) crops by the teacher's maximum probability at temperature 1.
 
-    A value on an edge is in the bin above it, 1 in the last. Crops without a label do not count.
+    A value on an edge is in the bin above it, 1 in the last. Crops without a label do not count,
+    nor do labels without probabilities (kind logits).
 
     Raises:
         DataError: a label table cannot be read.
     """
-    if not entries.entry_paths(Layout.beside(root), "soft"):
+    listed = entries.list_entries(Layout.beside(root), "soft")
+    if not listed or listed[0].attribute("label").get("kind") == "logits":
         return np.zeros(NUM_BINS, np.int64)
     return LabelStore(root).max_prob_counts(NUM_BINS)[1]
 

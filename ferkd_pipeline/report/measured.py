@@ -65,10 +65,10 @@ class Trained(_Model):
 
 
 class Accuracy(_Model):
-    """A set in summary.json of stage evaluate."""
+    """A set in summary.json of stage evaluate; no top-5 where images have several labels."""
 
     top1: float
-    top5: float
+    top5: float | None = None
     num_images: int
 
 

@@ -65,14 +65,19 @@ def _accuracy(results: Results) -> Table | None:
         if trained is not None and trained.top1 is not None:
             size, steps = f"{trained.num_parameters:,}", f"{trained.steps:,}"
             images = f"{trained.num_images:,}" if trained.num_images else "-"
-            top5 = "-" if trained.top5 is None else _percent(trained.top5)
-            cells = (_percent(trained.top1), top5)
+            cells = (_percent(trained.top1), _top5(trained.top5))
             rows.append((f"{role}, at the end", size, steps, images, *cells))
     for name, accuracy in results.evaluation.items():
-        cells = (_percent(accuracy.top1), _percent(accuracy.top5))
+        cells = (_percent(accuracy.top1), _top5(accuracy.top5))
         rows.append((f"student on {name}", "", "", f"{accuracy.num_images:,}", *cells))
     header = ("network", "parameters", "steps", "images", "top-1", "top-5")
-    return Table("Accuracy", header, tuple(rows), ("In %.",))
+    notes = ["In %."]
+    if several := [name for name, each in results.evaluation.items() if each.top5 is None]:
+        notes.append(
+            f"Images of {', '.join(several)} have several labels, and any of them is right; images "
+            "without labels do not count."
+        )
+    return Table("Accuracy", header, tuple(rows), tuple(notes))
 
 
 def _actions(results: Results) -> Table | None:
@@ -100,6 +105,10 @@ def _artifacts(artifacts: tuple[Artifact, ...]) -> Table:
     teachers = dict.fromkeys(each.teacher for each in artifacts if each.teacher)
     notes = tuple(f"Teacher's weights: SHA-256 {teacher[:16]}.." for teacher in teachers)
     return Table("Label store", ("artifact", "shards", "rows", "size", "bytes a row"), rows, notes)
+
+
+def _top5(share: float | None) -> str:
+    return "-" if share is None else _percent(share)
 
 
 def _percent(share: float) -> str:

@@ -11,6 +11,9 @@ TRUTH = "truth"
 STORE = "store"
 """The arm that learns from the stored labels as the teacher gave them."""
 
+ONLINE = "online"
+"""The arm whose labels train.online_teacher computes in every step, on the very same crops."""
+
 
 class Config(pydantic.BaseModel):
     """Which students are trained side by side; all else is as in the section train."""
@@ -23,7 +26,7 @@ class Config(pydantic.BaseModel):
     """Fields that cannot change a byte of the results; times are not results."""
 
     arms: tuple[str, ...] = Field(default=(TRUTH, STORE), min_length=1)
-    """truth, store, or the name of a calibration: what each student learns from."""
+    """truth, store, online, or the name of a calibration: what each student learns from."""
 
     seeds: tuple[int, ...] = Field(default=(0, 1, 2), min_length=1)
     """One student an arm and seed. A seed gives all arms the same first weights, images and

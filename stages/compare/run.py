@@ -1,17 +1,20 @@
 """Train every arm with every seed, measure all, and write what it shows."""
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from stages.compare import timing
-from stages.compare.config import STORE, TRUTH, Config
+from stages.compare.config import ONLINE, STORE, TRUTH, Config
 from stages.compare.core import Summary, paired, percent, with_error
+from stages.shared import models
 from stages.shared.contract import Json, Progress, Report
+from stages.shared.model_config import ModelConfig
 from stages.shared.training.batches import CropView, Labels, StoredCrops
 from stages.shared.training.config import LearnerConfig
 from stages.shared.training.evaluation import EvaluationSet, Evaluator, read_class_folder
+from stages.shared.training.fit import Places
 from stages.shared.training.history import Accuracy
 from stages.shared.training.learner import (
     Learned,
@@ -20,6 +23,7 @@ from stages.shared.training.learner import (
     learn,
     write_json,
 )
+from stages.shared.training.online_teacher import OnlineTeacher
 from store.atomic import replace_folder
 from store.errors import ParamsError
 
@@ -43,6 +47,10 @@ class Inputs:
     """`Config.test`."""
     teacher: Path | None = None
     """Model folder of the teacher, for the time of a step with an online teacher."""
+    online_teacher: ModelConfig | None = None
+    """Of the arm ``online``."""
+    places: Callable[[str], Places] = lambda _: Places()
+    """Where a student's training lies while it is unfinished, by the student's name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +107,12 @@ def run(config: Config, inputs: Inputs, output: Path, progress: Progress) -> Rep
 def _check_arms(config: Config, inputs: Inputs) -> None:
     for arm in config.arms:
         view = _view(inputs, arm)
-        if arm != TRUTH:
+        if arm == ONLINE and inputs.online_teacher is None:
+            raise ParamsError(
+                "compare.arms has 'online', but train.online_teacher is not given; name the "
+                "teacher there"
+            )
+        if arm not in (TRUTH, ONLINE):
             check_temperature(inputs.student, view)
             check_loss(inputs.student, view)
     if config.timing_rounds:
@@ -107,11 +120,11 @@ def _check_arms(config: Config, inputs: Inputs) -> None:
 
 
 def _view(inputs: Inputs, arm: str) -> CropView:
-    name = STORE if arm == TRUTH else arm
+    name = STORE if arm in (TRUTH, ONLINE) else arm
     if name not in inputs.views:
         raise ParamsError(
             f"compare.arms has {arm!r}, which is no calibration of this store; allowed: "
-            f"{', '.join(dict.fromkeys((TRUTH, *inputs.views)))}"
+            f"{', '.join(dict.fromkeys((TRUTH, STORE, ONLINE, *inputs.views)))}"
         )
     return inputs.views[name]
 
@@ -129,10 +142,23 @@ def _train(
         # One-hot labels have no temperature, and no logarithm that mse could take.
         changes |= {"temperature": 1.0, "loss": "cross_entropy"}
     student = inputs.student.model_copy(update=changes)
-    labels: Labels = "truth" if arm == TRUTH else "store"
-    source = StoredCrops(_view(inputs, arm), student.crops_per_image, seed, labels)
-    learned = learn(student, source, evaluation=val, progress=progress, label=f"{arm}, seed {seed}")
+    view = _view(inputs, arm)
+    labels: Labels = "truth" if arm in (TRUTH, ONLINE) else "store"
+    learned = learn(
+        student,
+        StoredCrops(view, seed, labels),
+        evaluation=val,
+        progress=progress,
+        label=f"{arm}, seed {seed}",
+        teacher=_online_teacher(inputs, view.num_classes) if arm == ONLINE else None,
+        places=inputs.places(f"{arm}-{seed}"),
+    )
     return _Run(arm, seed, tuple(learned.history.evaluations), _tested(learned, test))
+
+
+def _online_teacher(inputs: Inputs, num_classes: int) -> OnlineTeacher:
+    assert inputs.online_teacher is not None
+    return OnlineTeacher(models.build(inputs.online_teacher, num_classes, seed=0))
 
 
 def _tested(learned: Learned, test: EvaluationSet | None) -> Accuracy | None:

@@ -78,13 +78,13 @@ def _trainers(
             "mix": "none",  # a teacher of another input size cannot be mixed
         }
     )
-    m, seed = config.crops_per_image, config.seed
+    seed = config.seed
     online = None if teacher is None else OnlineTeacher(models.load_model(teacher))
     trainers = {}
     for arm in (TRUTH, STORE, ONLINE):
         if arm == ONLINE and online is None:
             continue
-        source = StoredCrops(view, m, seed, "store" if arm == STORE else "truth")
+        source = StoredCrops(view, seed, "store" if arm == STORE else "truth")
         model = models.build(config.model, view.num_classes, seed=seed)
         trainers[arm] = Trainer(
             model.module, model.spec, source, config, teacher=online if arm == ONLINE else None

@@ -1,8 +1,15 @@
 """Parameters of the stage compress."""
 
-from typing import ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 
 class Config(BaseModel):
@@ -11,10 +18,11 @@ class Config(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     NOT_KEYED: ClassVar[frozenset[str]] = frozenset()
 
-    kind: Literal["hard", "smoothing", "marginal_smoothing", "marginal_renorm", "full"] = (
-        "marginal_smoothing"
-    )
-    """FKD section 3.2: what stands for the classes that are not kept."""
+    kind: Literal[
+        "hard", "smoothing", "marginal_smoothing", "marginal_renorm", "full", "logits"
+    ] = "marginal_smoothing"
+    """FKD section 3.2: what stands for the classes that are not kept; logits: the outputs of a
+    self-supervised teacher (infer.outputs: projection), section 3.4."""
     k: int = Field(5, ge=1, le=65534)
     """K, classes kept a crop by the marginal kinds (fewer where there are fewer classes)."""
     precision: Literal["float16", "compact"] = "compact"
@@ -23,9 +31,28 @@ class Config(BaseModel):
     """T of the labels; top-R predictions serve those in infer.temperatures."""
     include_target: bool = False
     """Keep the ground truth's probability also where it is not among the top K."""
+    normalize: Literal["none", "l2"] = "none"
+    """For kind logits: l2 divides a crop's outputs by their Euclidean norm."""
 
     @model_validator(mode="after")
     def _check_together(self) -> Self:
-        if self.include_target and self.kind in ("hard", "full"):
+        if self.include_target and self.kind in ("hard", "full", "logits"):
             raise ValueError(f"include_target is true, allowed with kind {self.kind}: false")
+        if self.normalize != "none" and self.kind != "logits":
+            raise ValueError(f"normalize is l2, allowed with kind {self.kind}: none")
+        if self.temperature != 1 and self.kind == "logits":
+            raise ValueError(
+                f"temperature is {self.temperature}, allowed with kind logits: 1, since training "
+                "has its own (train.projection_temperature)"
+            )
         return self
+
+    @model_serializer(mode="wrap")
+    def _as_keyed(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without `normalize` where it says nothing, so that labels of other kinds keep the keys
+        that they had before there was kind logits.
+        """
+        fields: dict[str, Any] = dump(self)
+        if self.kind != "logits":
+            fields.pop("normalize", None)
+        return fields

@@ -15,7 +15,7 @@ from stages.compress.core import Predictions
 from stages.shared.contract import Json, Source
 from store import images, upstream
 from store.arrays import ArrayReader
-from store.codecs import LabelSpec
+from store.codecs import DENSE_KINDS, LabelSpec
 from store.entries import Entry
 from store.errors import ParamsError
 from store.images import ImageTable
@@ -54,13 +54,27 @@ class Inputs:
         }
 
     def open_predictions(self) -> "PredictionReader":
-        """Open the arrays.
+        """Open the arrays of class predictions.
 
         Raises:
             DataError: missing or damaged.
         """
-        arrays = ArrayReader(self.layout.arrays("predictions", self.predictions.stem))
+        arrays = self.open_arrays()
         return PredictionReader(arrays, _temperatures(self.predictions), "logp" in arrays.names)
+
+    def open_arrays(self) -> ArrayReader:
+        """Open the arrays, of class predictions or of the outputs of a projection head.
+
+        Raises:
+            DataError: missing or damaged.
+        """
+        return ArrayReader(self.layout.arrays("predictions", self.predictions.stem))
+
+    def label_spec(self, config: Config) -> LabelSpec:
+        """The label kind that the parameters ask for, of these predictions."""
+        if config.kind == "logits":
+            return label_spec(config, int(self.predictions.attribute("num_outputs")))
+        return label_spec(config, self.images.num_classes)
 
 
 def open_inputs(config: Config, source: Source) -> Callable[[int], Inputs]:
@@ -86,22 +100,46 @@ def open_inputs(config: Config, source: Source) -> Callable[[int], Inputs]:
         upstream.require_fit(source.layout, predictions, "images", shown, str(listed))
         drawn = source.layout.table("crops", stem)
         upstream.require_fit(source.layout, predictions, "crops", crops.rows_digest, str(drawn))
-        _check(config, label_spec(config, own.num_classes), source.layout, predictions)
-        return Inputs(source.layout, start, own, crops, predictions)
+        inputs = Inputs(source.layout, start, own, crops, predictions)
+        _check_outputs(config, predictions)
+        if config.kind != "logits":
+            _check(config, inputs.label_spec(config), source.layout, predictions)
+        return inputs
 
     return of_shard
 
 
 def label_spec(config: Config, num_classes: int) -> LabelSpec:
-    """The label kind that the parameters ask for."""
-    precision = "float16" if config.kind == "full" else config.precision
+    """The label kind that the parameters ask for; of kind logits, ``num_classes`` are outputs."""
+    is_dense = config.kind in DENSE_KINDS
     return LabelSpec(
-        config.kind, config.k, num_classes, precision, config.temperature, config.include_target
+        config.kind,
+        config.k,
+        num_classes,
+        "float16" if is_dense else config.precision,
+        config.temperature,
+        config.include_target,
+        config.normalize,
     )
 
 
+def _check_outputs(config: Config, predictions: Entry) -> None:
+    """Probabilities come from class predictions, and logits from those of a projection head."""
+    is_projection = "logit" in predictions.attribute("arrays")
+    if is_projection and config.kind != "logits":
+        raise ParamsError(
+            f"compress.kind is {config.kind}, but infer.outputs is projection: outputs of a "
+            "projection head are no probabilities of classes; set compress.kind to logits"
+        )
+    if config.kind == "logits" and not is_projection:
+        raise ParamsError(
+            "compress.kind is logits, but infer.outputs is classes: the predictions hold "
+            "log-probabilities; set infer.outputs to projection, or choose another kind"
+        )
+
+
 def _check(config: Config, spec: LabelSpec, layout: Layout, predictions: Entry) -> None:
-    """Refuse what a shard's predictions do not hold."""
+    """Refuse what a shard's class predictions do not hold."""
     is_dense = "logp" in predictions.attribute("arrays")
     ranked, temperatures = _num_ranked(layout, predictions), _temperatures(predictions)
     if config.kind == "full" and not is_dense:

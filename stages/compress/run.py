@@ -9,7 +9,7 @@ import numpy as np
 from stages.compress import dense
 from stages.compress.config import Config
 from stages.compress.core import Columns, sparse_columns
-from stages.compress.inputs import Inputs, PredictionReader, label_spec, open_inputs
+from stages.compress.inputs import Inputs, PredictionReader, open_inputs
 from stages.shared.contract import Progress, Report
 from store import tables
 from store.codecs import LabelSpec
@@ -29,17 +29,16 @@ def run(config: Config, inputs: Inputs, output: PartWriter, progress: Progress) 
     Raises:
         DataError: the predictions are missing or damaged.
     """
-    spec = label_spec(config, inputs.images.num_classes)
-    reader = inputs.open_predictions()
+    spec = inputs.label_spec(config)
     attributes = {
         "num_crops": inputs.num_crops,
         "label": asdict(spec),
         "precision": config.precision,  # of max_prob and target_prob, whatever the label's
     }
     progress.start(f"compress {output.stem}", len(inputs.images), "images")
-    if config.kind == "full":
-        return dense.publish(config, inputs, reader, output, attributes, progress)
-    columns = _columns(spec, inputs, reader, progress)
+    if spec.is_dense:
+        return dense.publish(config, inputs, output, attributes, progress)
+    columns = _columns(spec, inputs, inputs.open_predictions(), progress)
     schema = soft(
         spec.num_stored,
         has_max_prob=not spec.max_is_prob_0,

@@ -2,14 +2,15 @@
 
 import csv
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from stages.evaluate.config import Config
+from stages.evaluate.config import Config, ImageSet
+from stages.evaluate.inputs import read_set
 from stages.shared import devices, models
 from stages.shared.contract import Json, Progress, Report
 from stages.shared.model_config import PixelSpec
-from stages.shared.training.evaluation import Evaluator, read_class_folder
+from stages.shared.training.evaluation import EvaluationSet, Evaluator
 from stages.shared.training.history import Accuracy, accuracy_numbers
 from stages.shared.training.learner import write_json
 from store.atomic import replace_folder
@@ -24,45 +25,61 @@ class Inputs:
     model: Path
     """Model folder that stage teacher or train wrote."""
     sets: Mapping[str, Path]
-    """Folders of class folders by name; `Config.sets`."""
+    """Folders of class folders by name; `Config.folders`."""
+    label_files: Mapping[str, Path] = field(default_factory=dict)
+    """JSON files of labels by name of the set; `Config.label_files`."""
 
 
 def run(config: Config, inputs: Inputs, output: Path, progress: Progress) -> Report:
-    """Write ``summary.json`` (top-1 and top-5 of each set) and ``classes.csv`` into ``output``.
+    """Write ``summary.json`` (accuracies of each set) and ``classes.csv`` into ``output``.
+
+    A set has top-1, top-5 and the number of images; where images have several labels, there is no
+    top-5. All sets are listed and checked before the first is measured.
 
     Raises:
         ParamsError: the device cannot be had.
-        DataError: the model folder is damaged, a set is missing, holds an unknown class or an
-            image that cannot be read.
+        DataError: the model folder is damaged, a set or its file of labels is missing, damaged or
+            does not fit the training, or an image cannot be read.
         ShardError: the network's outputs are not finite.
     """
     device = devices.choose(config.device, "evaluate.device")
     class_names = models.load_card(inputs.model).classes
+    settings = config.image_sets()
+    assert inputs.label_files.keys() == config.label_files().keys()
+    sets = [
+        read_set(name, settings[name], folder, inputs.label_files.get(name), class_names, progress)
+        for name, folder in inputs.sets.items()
+    ]
     model = models.load_model(inputs.model)
     module = model.module.to(device).eval()
-    spec = _input_spec(config, model.spec)
-    listed = [read_class_folder(name, folder, class_names) for name, folder in inputs.sets.items()]
-    progress.start("evaluate", len(listed), "sets")
     found: dict[str, Accuracy] = {}
-    for images in listed:
+    for images in sets:
+        spec = _input_spec(settings[images.name], _input_spec(config, model.spec))
         evaluator = Evaluator(
             images, spec, batch_size=config.batch_size, num_workers=config.num_workers
         )
-        found[images.name] = evaluator(module, device)
-        progress.advance()
-    numbers: dict[str, Json] = {name: accuracy_numbers(each) for name, each in found.items()}
+        progress.start(f"evaluate {images.name}", len(images.paths), "images")
+        found[images.name] = evaluator(module, device, progress)
+    numbers = {images.name: _numbers(images, found[images.name]) for images in sets}
     with replace_folder(output) as partial:
         write_json(partial / "summary.json", numbers)
         _write_classes(partial / "classes.csv", found, class_names)
-    return Report(numbers, tuple(_line(name, each) for name, each in found.items()))
+    return Report(numbers, tuple(_line(images, found[images.name]) for images in sets))
 
 
-def _input_spec(config: Config, spec: PixelSpec) -> PixelSpec:
-    if config.input_size is not None:
-        spec = replace(spec, size=config.input_size)
-    if config.crop_ratio is not None:
-        spec = replace(spec, crop_ratio=config.crop_ratio)
+def _input_spec(settings: Config | ImageSet, spec: PixelSpec) -> PixelSpec:
+    if settings.input_size is not None:
+        spec = replace(spec, size=settings.input_size)
+    if settings.crop_ratio is not None:
+        spec = replace(spec, crop_ratio=settings.crop_ratio)
     return spec
+
+
+def _numbers(images: EvaluationSet, accuracy: Accuracy) -> Json:
+    numbers = accuracy_numbers(accuracy)
+    if images.labels is not None:
+        del numbers["top5"]
+    return numbers
 
 
 def _write_classes(path: Path, found: Mapping[str, Accuracy], class_names: Sequence[str]) -> None:
@@ -77,8 +94,8 @@ def _write_classes(path: Path, found: Mapping[str, Accuracy], class_names: Seque
                 writer.writerow([set_name, class_name, pair, num_images, share])
 
 
-def _line(name: str, accuracy: Accuracy) -> str:
-    return (
-        f"{name}: top-1 {100 * accuracy.top1:.1f} %, top-5 {100 * accuracy.top5:.1f} % "
-        f"of {accuracy.num_images:,} images"
-    )
+def _line(images: EvaluationSet, accuracy: Accuracy) -> str:
+    top1 = f"{images.name}: top-1 {100 * accuracy.top1:.1f} %"
+    if images.labels is None:
+        return f"{top1}, top-5 {100 * accuracy.top5:.1f} % of {accuracy.num_images:,} images"
+    return f"{top1} (any of an image's labels) of {accuracy.num_images:,} images that have labels"

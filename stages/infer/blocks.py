@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from stages.infer.config import Config
 from stages.infer.core import Arrays, crop_keys
 from stages.infer.feed import CropFeed
-from stages.infer.forward import Labeller
+from stages.infer.forward import Labeller, PixelKey, pixel_key
 from stages.infer.inputs import Inputs
 from stages.infer.reuse import Donors
 from stages.shared.contract import Json, Progress
@@ -17,6 +17,8 @@ from store.arrays import ArrayWriter
 from store.atomic import rename
 from store.errors import ShardError
 from store.parts import PartWriter
+
+Feeds = dict[PixelKey, CropFeed]
 
 
 class Blocks:
@@ -28,16 +30,10 @@ class Blocks:
         """Open the work folder of the shard's key, made where there is none."""
         self._config, self._inputs = config, inputs
         self._output, self._progress = output, progress
-        self._boxes, self._flips = inputs.read_crops()
+        self._boxes, self._flips, self._ops = inputs.read_crops()
         self._labeller = Labeller(config, inputs)
         self.folder = inputs.layout.resumable("infer", output.key)
-        self.attributes: dict[str, Json] = {
-            "num_crops": inputs.kept.num_crops,
-            "num_classes": inputs.kept.num_classes,
-            "num_ranked": inputs.kept.num_ranked,
-            "arrays": [*sorted(inputs.kept.specs())],
-            "temperatures": [*inputs.kept.temperatures],
-        }
+        self.attributes: dict[str, Json] = inputs.kept.attributes()
         self._recover_unpublished()
         self.writer = ArrayWriter(
             self.folder,
@@ -64,19 +60,13 @@ class Blocks:
         """Write every block that is not written yet.
 
         Raises:
-            ShardError: the teacher gave NaN or infinity, or too many images are unusable.
-            DataError: an image is not the one that was indexed, or the teacher has other classes.
+            ShardError: a teacher gave NaN or infinity, or too many images are unusable.
+            DataError: an image is not the one that was indexed, or a teacher has other classes.
         """
         inputs, writer = self._inputs, self.writer
-        feed = CropFeed(
-            inputs.images_folder,
-            inputs.images,
-            self._boxes,
-            self._flips,
-            inputs.teacher.spec,
-            self._config.num_workers,
-        )
-        left = [block for block in range(writer.num_blocks) if not self._take_up(block, feed)]
+        feeds = self._feeds()
+        first = next(iter(feeds.values()))
+        left = [block for block in range(writer.num_blocks) if not self._take_up(block, first)]
         self._refuse_too_many()
         if 0 < len(left) < writer.num_blocks:
             num_done = writer.num_blocks - len(left)
@@ -85,10 +75,28 @@ class Blocks:
         label = f"infer {self._output.stem}"
         self._progress.start(label, num_images * inputs.kept.num_crops, "crops")
         if left:
-            keys = crop_keys(inputs.images, self._boxes, self._flips)
+            keys = crop_keys(inputs.images, self._boxes, self._flips, self._ops)
             donors = Donors.find(inputs.layout, self._output.lineage, keys)
             for block in left:
-                self._write(block, feed, keys, donors)
+                self._write(block, feeds, keys, donors)
+
+    def _feeds(self) -> Feeds:
+        """One feed of crops for each size and interpolation that a teacher wants."""
+        inputs = self._inputs
+        specs = {pixel_key(each.model.spec): each.model.spec for each in inputs.teachers}
+        num_workers = max(1, self._config.num_workers // len(specs))
+        return {
+            key: CropFeed(
+                inputs.images_folder,
+                inputs.images,
+                self._boxes,
+                self._flips,
+                spec,
+                num_workers,
+                self._ops,
+            )
+            for key, spec in specs.items()
+        }
 
     def _take_up(self, block: int, feed: CropFeed) -> bool:
         """Whether a block is done, its unusable images being unusable still."""
@@ -100,14 +108,14 @@ class Blocks:
         self.rejects.update(rejects)
         return True
 
-    def _write(self, block: int, feed: CropFeed, keys: NDArray[np.uint64], donors: Donors) -> None:
+    def _write(self, block: int, feeds: Feeds, keys: NDArray[np.uint64], donors: Donors) -> None:
         kept, (start, stop) = self._inputs.kept, self.writer.bounds(block)
         values = kept.rejected(stop - start)
         known = donors.copy(kept, keys[start:stop], values)
         self.num_copied += int(known.sum())
         self._progress.advance(int(known.sum()))
         wanted = np.argwhere(~known) + np.array([start, 0])
-        failed = self._forward(feed, wanted, start, values)
+        failed = self._forward(feeds, wanted, start, values)
         for image in failed:
             for name, rejected in kept.rejected(1).items():
                 values[name][image - start] = rejected[0]
@@ -120,16 +128,20 @@ class Blocks:
         self.writer.write(block, values, note)
 
     def _forward(
-        self, feed: CropFeed, wanted: NDArray[np.int64], start: int, values: Arrays
+        self, feeds: Feeds, wanted: NDArray[np.int64], start: int, values: Arrays
     ) -> dict[int, str]:
         """Label the crops ``wanted`` into ``values``; returns images that could not be used."""
         failed: dict[int, str] = {}
-        for batch in feed.batches(wanted, self._config.batch_size):
-            rows = wanted[batch.first : batch.first + batch.num_crops]
-            for name, array in self._labeller.label(batch, rows).items():
+        streams = [feed.batches(wanted, self._config.batch_size) for feed in feeds.values()]
+        for batches in zip(*streams, strict=True):
+            first, num_crops = batches[0].first, batches[0].num_crops
+            rows = wanted[first : first + num_crops]
+            by_pixels = dict(zip(feeds, batches, strict=True))
+            for name, array in self._labeller.label(by_pixels, rows).items():
                 values[name][rows[:, 0] - start, rows[:, 1]] = array
-            failed.update(batch.failed)
-            self._progress.advance(batch.num_crops)
+            for batch in batches:
+                failed.update(batch.failed)
+            self._progress.advance(num_crops)
         return failed
 
     def _refuse_too_many(self) -> None:

@@ -3,8 +3,9 @@
 Shapes: B crops of a forward, C classes, R ranked classes, T temperatures, N images, M crops.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -13,12 +14,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stages.infer.config import Config
+from stages.shared.contract import Json
 from store.arrays import ArraySpec, class_dtype, reject_value
+from store.batch import RecordedOps
 from store.images import ImageTable
 
 Arrays = dict[str, NDArray[Any]]
 
 _FLOAT16_LOWEST = -65504.0
+_OP_PAIR = np.dtype([("code", "<i4"), ("level", "<f4")])
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +36,9 @@ class Kept:
     is_dense: bool
     """Whether ``logp`` holds every class, instead of ``topk_logp`` the first R."""
     temperatures: tuple[float, ...]
+
+    MARK: ClassVar[str] = "logsumexp"
+    """Array that is NaN for images that could not be used."""
 
     @classmethod
     def of(cls, config: Config, num_crops: int, num_classes: int) -> "Kept":
@@ -63,12 +70,44 @@ class Kept:
         """``logp`` or ``topk_logp``."""
         return "logp" if self.is_dense else "topk_logp"
 
+    @property
+    def num_outputs(self) -> int:
+        """What a teacher must give of a crop."""
+        return self.num_classes
+
+    def attributes(self) -> dict[str, Json]:
+        """What a reader of the part must know."""
+        return {
+            "num_crops": self.num_crops,
+            "num_classes": self.num_classes,
+            "num_ranked": self.num_ranked,
+            "arrays": [*sorted(self.specs())],
+            "temperatures": [*self.temperatures],
+        }
+
+    def lineage(self) -> dict[str, Json]:
+        """What of it is part of the key."""
+        return {
+            "num_classes": self.num_classes,
+            "num_ranked": self.num_ranked,
+            "is_dense": self.is_dense,
+        }
+
+    def values(self, logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        """See `kept_values`."""
+        return kept_values(self, logits, targets)
+
     def rejected(self, num_images: int) -> Arrays:
         """Rows of images that could not be used, to be overwritten by the others."""
-        return {
-            name: np.full((num_images, *spec.trailing), reject_value(spec.dtype), spec.dtype)
-            for name, spec in self.specs().items()
-        }
+        return rejected_rows(self.specs(), num_images)
+
+
+def rejected_rows(specs: Mapping[str, ArraySpec], num_images: int) -> Arrays:
+    """Rows of ``num_images`` images that could not be used, of each array."""
+    return {
+        name: np.full((num_images, *spec.trailing), reject_value(spec.dtype), spec.dtype)
+        for name, spec in specs.items()
+    }
 
 
 def kept_values(kept: Kept, logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
@@ -91,19 +130,32 @@ def kept_values(kept: Kept, logits: Tensor, targets: Tensor) -> dict[str, Tensor
 
 
 def crop_keys(
-    images: ImageTable, boxes: NDArray[np.int32], flips: NDArray[np.bool_]
+    images: ImageTable,
+    boxes: NDArray[np.int32],
+    flips: NDArray[np.bool_],
+    ops: RecordedOps | None = None,
 ) -> NDArray[np.uint64]:
-    """Name of each crop by what it shows: path, bytes of the file, class, box and flip; (N, M).
+    """Name of each crop by what it shows: path, bytes of the file, class, box, flip and operations.
 
-    A row of an earlier part with the same name holds the same prediction of the same teacher.
+    Returns (N, M). A row of an earlier part with the same name holds the same prediction of the
+    same teacher.
     """
     num_images, num_crops = flips.shape
     packed = np.concatenate([boxes, flips[..., None].astype(np.int32)], axis=2).astype("<i4")
     rows = packed.reshape(-1, 5).tobytes()
+    done = [b""] * (num_images * num_crops) if ops is None else _spelled(ops)
     keys = np.empty(num_images * num_crops, np.uint64)
     for i in range(num_images):
         name = f"{images.paths[i]}\0{images.content_hashes[i]}\0{images.class_ids[i]}"
         seed = xxhash.xxh3_64_intdigest(name.encode())
         for row in range(i * num_crops, (i + 1) * num_crops):
-            keys[row] = xxhash.xxh3_64_intdigest(rows[row * 20 : row * 20 + 20], seed)
+            keys[row] = xxhash.xxh3_64_intdigest(rows[row * 20 : row * 20 + 20] + done[row], seed)
     return keys.reshape(num_images, num_crops)
+
+
+def _spelled(ops: RecordedOps) -> list[bytes]:
+    """The operations of each crop, those that do nothing left out, as (int32, float32) pairs."""
+    pairs = np.empty((ops.codes.size // ops.codes.shape[-1], ops.codes.shape[-1]), _OP_PAIR)
+    pairs["code"] = ops.codes.reshape(pairs.shape)
+    pairs["level"] = ops.levels.reshape(pairs.shape)
+    return [row[row["code"] != 0].tobytes() for row in pairs]

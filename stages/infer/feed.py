@@ -20,6 +20,8 @@ from torch import Tensor
 from stages.shared.images import INDEXED_MAX_PIXELS, ImageError, decode, read_bytes
 from stages.shared.model_config import PixelSpec
 from stages.shared.pixels import crop_resize
+from stages.shared.recorded import replay
+from store.batch import RecordedOps
 from store.errors import DataError
 from store.images import ImageTable
 
@@ -48,14 +50,16 @@ class CropFeed:
         flips: NDArray[np.bool_],
         spec: PixelSpec,
         num_workers: int,
+        ops: RecordedOps | None = None,
     ) -> None:
-        """``boxes`` (N, M, 4) and ``flips`` (N, M) of ``images`` (N) below ``folder``."""
+        """``boxes`` (N, M, 4), ``flips`` (N, M), ``ops`` (N, M, P) of ``images`` in ``folder``."""
         self._folder = folder
         self._images = images
         self._boxes = boxes
         self._flips = flips
         self._spec = spec
         self._num_workers = num_workers
+        self._ops = ops
         self._decoded = _Recent(num_workers + 2)
 
     def batches(self, wanted: NDArray[np.int64], batch_size: int) -> Iterator[Batch]:
@@ -114,6 +118,9 @@ class CropFeed:
             self._spec.interpolation,
             out=out,
         )
+        if self._ops is not None:
+            ops = RecordedOps(self._ops.codes[image, crops], self._ops.levels[image, crops])
+            replay(out, ops, out=out)
 
     def _image(self, image: int) -> NDArray[np.uint8]:
         found = self._decoded.get(image)

@@ -1,4 +1,4 @@
-"""What the stage infer reads: one shard's images and crops, and the teacher."""
+"""What the stage infer reads: one shard's images and crops, and the teachers."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -8,60 +8,58 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from stages.infer import teachers
 from stages.infer.config import Config
 from stages.infer.core import Kept
+from stages.infer.projection import KeptProjection
+from stages.infer.teachers import Teacher
 from stages.shared import devices
 from stages.shared.contract import Json, Source, keyed_params
-from stages.shared.model_card import find_card
-from stages.shared.models import Model, build
 from store import entries, images, tables, upstream
+from store.batch import RecordedOps
 from store.entries import Entry
 from store.errors import DataError, ParamsError
 from store.images import ImageTable
 from store.layout import Layout, part_name
+from store.operations import count_of, from_table
 
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """The teacher, and one shard of images and crops."""
+    """The teachers, and one shard of images and crops."""
 
     layout: Layout
     images_folder: Path
     first_image_id: int
     images: ImageTable
     crops: Entry
-    teacher: Model
+    teachers: tuple[Teacher, ...]
+    """One, or those whose answers are averaged, in an order of their own."""
+    taught_by: dict[str, Json]
+    """Their weights, shares and pixels, for the key."""
     device: torch.device
-    kept: Kept
+    kept: Kept | KeptProjection
     device_kind: str
     """``cpu`` or ``cuda``, in the key: where this shard is computed, or was."""
 
     def lineage(self) -> dict[str, Json]:
-        """Digests of images, crops and teacher, how pixels are made, and what is kept."""
-        spec = self.teacher.spec
+        """Digests of images, crops and teachers, how pixels are made, and what is kept."""
         return {
             "images": self.images.digest(
                 self.first_image_id, "paths", "class_ids", "content_hashes"
             ),
             "crops": self.crops.rows_digest,
-            "teacher": self.teacher.digest,
-            "pixels": {
-                "size": list(spec.size),
-                "interpolation": spec.interpolation,
-                "mean": list(spec.mean),
-                "std": list(spec.std),
-            },
-            "num_classes": self.images.num_classes,
-            "num_ranked": self.kept.num_ranked,
-            "is_dense": self.kept.is_dense,
+            **self.taught_by,
+            **self.kept.lineage(),
             "device": self.device_kind,
         }
 
-    def read_crops(self) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
-        """Boxes (N, M, 4) and flips (N, M).
+    def read_crops(self) -> tuple[NDArray[np.int32], NDArray[np.bool_], RecordedOps | None]:
+        """Boxes (N, M, 4), flips (N, M) and recorded operations (N, M, P).
 
         Raises:
-            DataError: the file does not hold M rows of each of these images.
+            DataError: the file does not hold M rows of each of these images, or holds an operation
+                that this version does not know.
         """
         path = self.layout.table("crops", self.crops.stem)
         table = tables.read_table(path)
@@ -73,26 +71,32 @@ class Inputs:
                 f"{self.layout.table('images', images.STEM)}; run `ferkd-pipeline stage sample`"
             )
         box = [tables.column(table, name) for name in ("top", "left", "height", "width")]
-        boxes = np.stack(box, axis=1).reshape(len(self.images), num_crops, 4)
-        return boxes, tables.column(table, "flip").reshape(len(self.images), num_crops)
+        shape: tuple[int, ...] = (len(self.images), num_crops)
+        boxes = np.stack(box, axis=1).reshape(*shape, 4)
+        flips, num_ops = tables.column(table, "flip").reshape(shape), count_of(self.crops)
+        if not num_ops:
+            return boxes, flips, None
+        ops = from_table(path, table, num_ops)
+        shape = (*shape, num_ops)
+        return boxes, flips, RecordedOps(ops.codes.reshape(shape), ops.levels.reshape(shape))
 
 
 def open_inputs(config: Config, source: Source) -> Callable[[int], Inputs]:
-    """Load the image table and the teacher once; the result gives the inputs of a shard.
+    """Load the image table and the teachers once; the result gives the inputs of a shard.
 
     Raises:
-        DataError: an input is missing, does not fit, or the teacher has other classes.
+        DataError: an input is missing, does not fit, or a teacher has other classes.
         ParamsError: no such teacher, no such device, or a precision that it does not do.
     """
-    _refuse_random_weights(config)
     device = devices.choose(config.device, "infer.device")
     table = images.load(source.layout)
     listed = source.layout.table("images", images.STEM)
-    teacher = _build(config, table.num_classes)
-    _check_class_names(config, table, listed)
-    teacher.module.to(memory_format=torch.channels_last)
-    teacher.module.to(device).eval()
-    teacher.module.requires_grad_(False)
+    found = teachers.load(config, config.num_outputs or table.num_classes, table, listed)
+    taught_by = teachers.lineage(config, found)
+    for teacher in found:
+        teacher.model.module.to(memory_format=torch.channels_last)
+        teacher.model.module.to(device).eval()
+        teacher.model.module.requires_grad_(False)
 
     def of_shard(shard: int) -> Inputs:
         start, stop = images.shard_bounds(len(table), source.num_shards, shard)
@@ -100,9 +104,19 @@ def open_inputs(config: Config, source: Source) -> Callable[[int], Inputs]:
         crops = upstream.require(source.layout, "crops", part_name(shard), "sample")
         sampled_from = own.digest(start, "paths", "heights", "widths")
         upstream.require_fit(source.layout, crops, "images", sampled_from, str(listed))
-        kept = Kept.of(config, int(crops.attribute("num_crops")), own.num_classes)
-        folder = source.images_folder
-        here = Inputs(source.layout, folder, start, own, crops, teacher, device, kept, device.type)
+        kept = _kept(config, int(crops.attribute("num_crops")), own.num_classes)
+        here = Inputs(
+            source.layout,
+            source.images_folder,
+            start,
+            own,
+            crops,
+            found,
+            taught_by,
+            device,
+            kept,
+            device.type,
+        )
         there = _as_recorded(config, here) if config.device == "auto" else here
         _refuse_half_on_cpu(config, there)
         return there
@@ -110,11 +124,11 @@ def open_inputs(config: Config, source: Source) -> Callable[[int], Inputs]:
     return of_shard
 
 
-def _build(config: Config, num_classes: int) -> Model:
-    try:
-        return build(config.teacher, num_classes)
-    except ParamsError as error:
-        raise ParamsError(f"infer.teacher.{error}") from error
+def _kept(config: Config, num_crops: int, num_classes: int) -> Kept | KeptProjection:
+    if config.outputs == "projection":
+        assert config.num_outputs is not None
+        return KeptProjection(num_crops, config.num_outputs)
+    return Kept.of(config, num_crops, num_classes)
 
 
 def _refuse_half_on_cpu(config: Config, inputs: Inputs) -> None:
@@ -139,32 +153,3 @@ def _as_recorded(config: Config, here: Inputs) -> Inputs:
     made = {name: entry.lineage.get(name) for name in asked}
     whole = entries.why_incomplete(here.layout, "predictions", entry.stem, entry.key) is None
     return there if made == asked and whole else here
-
-
-def _refuse_random_weights(config: Config) -> None:
-    """A teacher that is drawn anew in every process has nothing to say, and no two keys alike."""
-    teacher = config.teacher
-    if not teacher.pretrained and teacher.weights is None:
-        raise ParamsError(
-            f"infer.teacher: {teacher.name} has neither weights nor pretrained: true, so its "
-            "weights would be random; give one of them"
-        )
-    if teacher.new_classifier:
-        raise ParamsError(
-            "infer.teacher.new_classifier: a new classifier knows nothing; use a teacher of the "
-            "images' classes"
-        )
-
-
-def _check_class_names(config: Config, table: ImageTable, listed: Path) -> None:
-    """Class c of a teacher that this tool trained must be class c of the images."""
-    path = config.teacher.weights
-    card = None if path is None else find_card(Path(path))
-    if card is None or card.classes == table.class_names:
-        return
-    pairs = zip(card.classes, table.class_names, strict=True)  # build has compared the counts
-    place, (its, ours) = next((c, pair) for c, pair in enumerate(pairs) if pair[0] != pair[1])
-    raise DataError(
-        f"{path}: its class {place} is {its!r}, that of {listed} is {ours!r}; train the teacher "
-        "on these images: `ferkd-pipeline stage teacher`"
-    )

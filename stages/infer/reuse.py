@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stages.infer.core import Arrays, Kept
+from stages.infer.projection import KeptProjection
 from store import entries, shelf
 from store.arrays import ArrayReader
 from store.entries import Entry
@@ -60,7 +61,9 @@ class Donors:
         order = np.argsort(all_keys, kind="stable")
         return cls(parts, all_keys[order], np.concatenate(places)[order])
 
-    def copy(self, kept: Kept, wanted: NDArray[np.uint64], values: Arrays) -> NDArray[np.bool_]:
+    def copy(
+        self, kept: Kept | KeptProjection, wanted: NDArray[np.uint64], values: Arrays
+    ) -> NDArray[np.bool_]:
         """Fill ``values`` where ``wanted`` (N, M) keys are known; returns where, (N, M)."""
         if not len(self.keys):
             return np.zeros(wanted.shape, np.bool_)
@@ -79,7 +82,7 @@ class Donors:
         mine: NDArray[np.bool_],
         places: NDArray[np.int64],
         values: Arrays,
-        kept: Kept,
+        kept: Kept | KeptProjection,
     ) -> NDArray[np.bool_]:
         """Copy the rows ``places`` of a part to ``mine``; False for rows that it rejected."""
         rows, crops = places[:, 1], places[:, 2]
@@ -89,7 +92,7 @@ class Donors:
             block = {name: part.read(name, start, stop)[rows - start, crops] for name in names}
         except DataError:
             return np.zeros(len(places), np.bool_)
-        usable: NDArray[np.bool_] = ~np.isnan(block["logsumexp"][:, 0])
+        usable: NDArray[np.bool_] = ~np.isnan(block[kept.MARK][:, 0])
         for name, rows_of_name in block.items():
             values[name][mine] = np.where(
                 usable.reshape(-1, *[1] * (rows_of_name.ndim - 1)), rows_of_name, values[name][mine]

@@ -7,7 +7,9 @@ import numpy as np
 
 from stages.infer.blocks import Blocks
 from stages.infer.config import Config
+from stages.infer.core import Kept
 from stages.infer.inputs import Inputs, open_inputs
+from stages.infer.projection import KeptProjection
 from stages.shared.contract import Json, Progress, Report
 from store import shelf, tables
 from store.digest import RowsDigest
@@ -30,7 +32,7 @@ def run(config: Config, inputs: Inputs, output: PartWriter, progress: Progress) 
 
     Raises:
         ParamsError: it is to be made again on another kind of device than it was made on.
-        ShardError: the teacher gave NaN or infinity, or too many images are unusable.
+        ShardError: a teacher gave NaN or infinity, or too many images are unusable.
         DataError: an input is damaged, or an image is not the one that was indexed.
     """
     if inputs.device_kind != inputs.device.type:
@@ -41,10 +43,11 @@ def run(config: Config, inputs: Inputs, output: PartWriter, progress: Progress) 
     blocks = Blocks(config, inputs, output, progress)
     blocks.write_all()
     digest, counts = _read_back(blocks, inputs)
+    is_projection = isinstance(inputs.kept, KeptProjection)
     numbers: dict[str, Json] = {
         "num_images": len(inputs.images),
         "num_crops": inputs.kept.num_crops,
-        "num_classes": inputs.kept.num_classes,
+        "num_outputs" if is_projection else "num_classes": inputs.kept.num_outputs,
         "num_rejected_images": len(blocks.rejects),
         **counts,
     }
@@ -81,38 +84,52 @@ def _rejects_table(rejects: dict[int, str], inputs: Inputs) -> Any:
 
 
 def _read_back(blocks: Blocks, inputs: Inputs) -> tuple[str, dict[str, Json]]:
-    """Rows digest of all blocks as they are on disk, and how often the teacher was right."""
+    """Rows digest of all blocks as they are on disk, and how often the teachers were right."""
+    kept = inputs.kept
     digest, num_right, num_labelled = RowsDigest(), 0, 0
     for block in range(blocks.writer.num_blocks):
         values = blocks.writer.read(block)
         digest.update(values)
-        start, stop = blocks.writer.bounds(block)
-        usable = ~np.isnan(values["logsumexp"][..., 0])
-        right = values["topk_class"][..., 0] == inputs.images.class_ids[start:stop, None]
-        num_right += int((right & usable).sum())
+        usable = ~np.isnan(values[kept.MARK][..., 0])
         num_labelled += int(usable.sum())
-    return digest.hexdigest(), {"num_labelled_crops": num_labelled, "num_crops_right": num_right}
+        if isinstance(kept, Kept):
+            start, stop = blocks.writer.bounds(block)
+            right = values["topk_class"][..., 0] == inputs.images.class_ids[start:stop, None]
+            num_right += int((right & usable).sum())
+    counts: dict[str, Json] = {"num_labelled_crops": num_labelled}
+    return digest.hexdigest(), counts | (
+        {"num_crops_right": num_right} if isinstance(kept, Kept) else {}
+    )
 
 
 def summarise(artifact: str, numbers: Sequence[dict[str, Any]]) -> Report:
     """How right the teacher is on all shards together, with a warning near chance.
 
-    Not shard by shard: images are sorted by path, so a shard holds few classes.
+    Not shard by shard: images are sorted by path, so a shard holds few classes. Outputs of a
+    projection head are neither right nor wrong.
     """
     num_labelled = sum(each["num_labelled_crops"] for each in numbers)
     num_rejected = sum(each["num_rejected_images"] for each in numbers)
-    share = sum(each["num_crops_right"] for each in numbers) / max(1, num_labelled)
-    lines = (
-        f"{num_labelled:,} crops labelled; the teacher's first class is the ground truth on "
-        f"{share:.1%} of them",
-    )
     warnings: list[str] = []
-    chance = 1 / numbers[0]["num_classes"]
-    if num_labelled and share < min(2 * chance, chance + 0.1 * (1 - chance)):
-        warnings.append(
-            f"the teacher is near chance ({share:.2%} right): its normalisation or its order of "
-            "classes is probably not that of these images"
+    if "num_outputs" in numbers[0]:
+        line = f"{num_labelled:,} crops labelled with {numbers[0]['num_outputs']:,} outputs each"
+    else:
+        num_right = sum(each["num_crops_right"] for each in numbers)
+        share = num_right / max(1, num_labelled)
+        line = (
+            f"{num_labelled:,} crops labelled; the teacher's first class is the ground truth on "
+            f"{share:.1%} of them"
         )
+        if num_labelled and _is_near_chance(share, numbers[0]["num_classes"]):
+            warnings.append(
+                f"the teacher is near chance ({share:.2%} right): its normalisation or its order "
+                "of classes is probably not that of these images"
+            )
     if num_rejected:
         warnings.append(f"{num_rejected} images could not be used, see {artifact}/_rejects-*")
-    return Report(lines=lines, warnings=tuple(warnings))
+    return Report(lines=(line,), warnings=tuple(warnings))
+
+
+def _is_near_chance(share: float, num_classes: int) -> bool:
+    chance = 1 / num_classes
+    return share < min(2 * chance, chance + 0.1 * (1 - chance))

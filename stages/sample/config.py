@@ -1,8 +1,17 @@
 """Parameters of the stage sample."""
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
+
+from stages.sample.augment_config import Augment
 
 Range = tuple[float, float]
 
@@ -29,6 +38,15 @@ class Config(BaseModel):
     """random_crop: pixels of black around the image; boxes may leave the image."""
     flip: float = Field(0.5, ge=0, le=1)
     """Probability that a crop is mirrored."""
+    augment: Augment | None = None
+    """What else is done to the pixels of a crop, recorded with it: teacher and student both see
+    the crop so. None: nothing."""
+
+    @model_serializer(mode="wrap")
+    def _without_none(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Nothing recorded is no parameter: crops without it keep the key that they always had."""
+        dumped: dict[str, Any] = handler(self)
+        return dumped if self.augment else {k: v for k, v in dumped.items() if k != "augment"}
 
     @model_validator(mode="after")
     def _ranges(self) -> "Config":

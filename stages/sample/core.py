@@ -5,7 +5,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from stages.sample.augment import draw_ops
 from stages.sample.config import Config
+from store.operations import columns_of
 from store.random import CropPlan, draw_boxes, draw_flips, path_hashes
 
 Columns = dict[str, NDArray[Any]]
@@ -36,9 +38,12 @@ def draw(
     flips = draw_flips(config.seed, hashes, num_crops, config.flip)
     image_ids = np.arange(first_image_id, first_image_id + num_images, dtype=np.int32)
     rows = boxes.reshape(-1, 4)
-    return {
+    columns: Columns = {
         "image_id": np.repeat(image_ids, num_crops),
         "crop": np.tile(np.arange(num_crops, dtype=np.int16), num_images),
         **{name: rows[:, i] for i, name in enumerate(("top", "left", "height", "width"))},
         "flip": flips.reshape(-1),
     }
+    if config.augment is None:
+        return columns
+    return columns | columns_of(draw_ops(config.augment, config.seed, hashes, num_crops))

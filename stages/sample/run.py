@@ -4,13 +4,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from stages.sample import core
+from stages.sample import augment, core
 from stages.sample.config import Config
 from stages.shared.contract import Json, Progress, Report, Source
 from store import images, tables
 from store.images import ImageTable
 from store.parts import PartWriter
-from store.schema import CROPS
+from store.schema import crops
 
 ARTIFACT = "crops"
 REVISION = 1
@@ -57,10 +57,14 @@ def run(config: Config, inputs: Inputs, output: PartWriter, progress: Progress) 
     progress.start(f"sample {output.stem}", len(table), "images")
     rows = core.draw(config, inputs.first_image_id, table.paths, table.heights, table.widths)
     numbers: dict[str, Json] = {"num_images": len(table), "num_crops": config.num_crops}
+    attributes: dict[str, Json] = {"num_crops": config.num_crops}
+    num_ops = 0 if config.augment is None else augment.num_ops(config.augment)
+    if num_ops:
+        attributes["num_ops"] = num_ops
     output.publish_table(
-        tables.make_table(CROPS, rows),
+        tables.make_table(crops(num_ops), rows),
         numbers,
-        attributes={"num_crops": config.num_crops},
+        attributes=attributes,
         rows_per_image=config.num_crops,
     )
     progress.advance(len(table))

@@ -38,6 +38,5 @@ def fresh_crops(
         num_classes=images.num_classes,
         plan=plan,
         flip=crops.flip,
-        m=training.crops_per_image,
         seed=training.seed,
     )

@@ -66,22 +66,30 @@ class ImageError(Exception):
     """An image that cannot be used; the message is a short reason for the table of rejects."""
 
 
-def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
+def decode(
+    data: bytes, *, max_pixels: int = MAX_PIXELS, into: NDArray[np.uint8] | None = None
+) -> NDArray[np.uint8]:
     """Decode an image file to RGB, by what its bytes are and not by its name.
 
     ``max_pixels`` is checked against the header, before memory is taken. Pillow itself refuses
-    more than 178,956,970 whatever is asked for. Returns a contiguous, writable (H, W, 3) array.
+    more than 178,956,970 whatever is asked for. Returns a contiguous, writable (H, W, 3) array:
+    ``into``, which is contiguous too, where that has the image's shape. New memory for every image
+    costs a quarter of the time that decoding takes.
 
     Raises:
         ImageError: the bytes are no image, are damaged or truncated, or hold too many pixels.
     """
     if not data:
         raise ImageError("empty file")
+    pixels = None
     if data.startswith(_JPEG_MAGIC):
-        pixels = _decode_jpeg(data, max_pixels)
-        if pixels is not None:
-            return pixels
-    return _decode_with_pillow(data, max_pixels)
+        pixels = _decode_jpeg(data, max_pixels, into)
+    if pixels is None:
+        pixels = _decode_with_pillow(data, max_pixels)
+    if into is None or pixels is into or pixels.shape != into.shape:
+        return pixels
+    into[:] = pixels
+    return into
 
 
 def read_bytes(path: Path, *, num_attempts: int = 4, pause: float = 0.1) -> bytes:
@@ -111,7 +119,9 @@ def read_bytes(path: Path, *, num_attempts: int = 4, pause: float = 0.1) -> byte
     raise AssertionError("num_attempts is at least 1")
 
 
-def _decode_jpeg(data: bytes, max_pixels: int) -> NDArray[np.uint8] | None:
+def _decode_jpeg(
+    data: bytes, max_pixels: int, into: NDArray[np.uint8] | None
+) -> NDArray[np.uint8] | None:
     """Decode through simplejpeg, or return None for what only Pillow can judge.
 
     simplejpeg is strict: it refuses what libjpeg merely warns of. Pillow reads such a file as
@@ -124,11 +134,14 @@ def _decode_jpeg(data: bytes, max_pixels: int) -> NDArray[np.uint8] | None:
     if colorspace not in _RGB_COLORSPACES:
         return None
     _check_pixels(int(width), int(height), max_pixels)
+    fits = into is not None and into.shape == (height, width, 3)
     try:
-        pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(data, "RGB")
+        pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(
+            data, "RGB", buffer=into if fits else None
+        )
     except ValueError:
         return None
-    return pixels
+    return into if into is not None and fits else pixels
 
 
 def _decode_with_pillow(data: bytes, max_pixels: int) -> NDArray[np.uint8]:

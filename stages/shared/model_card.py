@@ -1,6 +1,6 @@
 """A saved model: a folder of `model.safetensors` and `model.json`, its card. No torch here.
 
-The card says what the weights are of: name and kwargs in timm, classes, pixels, digest. Weights
+The card says what the weights are of: name and kwargs, classes, pixels, digest. Weights
 that a user brings have none.
 """
 
@@ -21,10 +21,10 @@ class Card:
     """What a saved model says of itself."""
 
     name: str
-    """In timm."""
+    """As `ModelConfig.name`."""
 
     model_kwargs: dict[str, Any]
-    """As given to timm, without the number of classes."""
+    """As given to what builds it, without the number of classes."""
 
     pixels: PixelSpec
     """What it was trained on."""
@@ -92,7 +92,8 @@ def load_card(folder: Path) -> Card:
 def check_fits(config: ModelConfig, card: Card, path: Path) -> None:
     """Refuse a config that names another model than the card beside the weights.
 
-    Arguments about dropping (drop_rate, drop_path_rate) may differ: they hold no weights.
+    Arguments about dropping (drop_rate, drop_path_rate, torchvision's stochastic_depth_prob) may
+    differ: they hold no weights.
 
     Raises:
         DataError: both sides are named.
@@ -112,6 +113,10 @@ def check_fits(config: ModelConfig, card: Card, path: Path) -> None:
 
 def _holding_weights(kwargs: dict[str, Any]) -> dict[str, Any]:
     # Through JSON: a tuple of the parameters is a list on the card.
-    kept = {name: value for name, value in sorted(kwargs.items()) if "drop" not in name}
+    kept = {
+        name: value
+        for name, value in sorted(kwargs.items())
+        if "drop" not in name and "stochastic_depth" not in name
+    }
     plain: dict[str, Any] = json.loads(json.dumps(kept, default=str))
     return plain

@@ -1,6 +1,7 @@
 """How a model is named in params.yaml, and what it wants its pixels to be. No torch here."""
 
 import math
+import re
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Self
 
@@ -11,26 +12,45 @@ Interpolation = Literal["bilinear", "bicubic"]
 CropMode = Literal["center", "squash"]
 Triple = tuple[float, float, float]
 
-OWN_KWARGS = frozenset(
-    {
-        "cache_dir",
-        "checkpoint_path",
-        "features_only",
-        "in_chans",
-        "num_classes",
-        "pretrained",
-        "pretrained_cfg",
-        "pretrained_cfg_overlay",
-    }
-)
-"""Arguments of timm.create_model that are not the user's: we set them, or they would unpickle."""
+Library = Literal["timm", "torchvision", "own"]
+"""Where a model comes from; ``own`` is a function of the user's."""
+
+TORCHVISION_PREFIX = "torchvision:"
+
+OWN_KWARGS: dict[Library, frozenset[str]] = {
+    "timm": frozenset(
+        {
+            "cache_dir",
+            "checkpoint_path",
+            "features_only",
+            "in_chans",
+            "num_classes",
+            "pretrained",
+            "pretrained_cfg",
+            "pretrained_cfg_overlay",
+        }
+    ),
+    "torchvision": frozenset({"num_classes", "pretrained", "progress", "weights"}),
+    "own": frozenset({"num_classes"}),
+}
+"""Arguments of builders that are not the user's: we set them, or they would unpickle."""
+
+_OWN_NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
+
+
+def library_of(name: str) -> Library:
+    """Return where the model of that name comes from; what has no other form is timm's."""
+    if name.startswith(TORCHVISION_PREFIX):
+        return "torchvision"
+    return "own" if _OWN_NAME.fullmatch(name) else "timm"
 
 
 class ModelConfig(pydantic.BaseModel):
-    """A model: which timm architecture, which weights, which pixels.
+    """A model: which architecture, which weights, which pixels.
 
-    Fields left null follow the model's card (weights that this tool saved), then timm's
-    pretrained configuration of the model.
+    Fields left null follow the model's card (weights that this tool saved), then what its library
+    says of the model: timm's pretrained configuration, the transforms of torchvision's weights,
+    ``pretrained_cfg`` or ``default_cfg`` of one's own module.
     """
 
     model_config = pydantic.ConfigDict(
@@ -38,13 +58,16 @@ class ModelConfig(pydantic.BaseModel):
     )
 
     name: str = Field(min_length=1)
-    """Name in timm, with or without a tag of pretrained weights: resnet50, resnet50.a1_in1k."""
+    """Name in timm, with or without a tag of pretrained weights (resnet50, resnet50.a1_in1k), in
+    torchvision (torchvision:resnet50), or a function of one's own (package.module:function, found
+    from the working folder too), called with num_classes and model_kwargs."""
 
     model_kwargs: dict[str, Any] = Field(default_factory=dict)
-    """Further arguments of timm.create_model, such as drop_path_rate or img_size."""
+    """Further arguments of what builds the model, such as drop_path_rate or img_size in timm."""
 
     pretrained: bool = False
-    """Start from timm's weights, downloaded where they are not in its cache."""
+    """Start from timm's weights, or torchvision's default ones, downloaded where they are not in
+    its cache."""
 
     weights: str | None = None
     """Start from a local file (.safetensors, or a .pth of tensors only) or a saved model folder."""
@@ -82,7 +105,11 @@ class ModelConfig(pydantic.BaseModel):
     def _check(self) -> Self:
         if self.pretrained and self.weights is not None:
             raise ValueError("pretrained and weights are both given, allowed: one of them")
-        taken = sorted(OWN_KWARGS & self.model_kwargs.keys())
+        if self.pretrained and self.library == "own":
+            raise ValueError(
+                f"pretrained is true, which {self.name} cannot have, allowed: weights of a file"
+            )
+        taken = sorted(OWN_KWARGS[self.library] & self.model_kwargs.keys())
         if taken:
             raise ValueError(f"model_kwargs has {taken[0]}, which may not be set there")
         if self.input_size is not None and min(self.input_size) < 1:
@@ -92,6 +119,11 @@ class ModelConfig(pydantic.BaseModel):
         if self.mean is not None and not all(map(math.isfinite, self.mean)):
             raise ValueError(f"mean is {self.mean}, allowed: finite numbers")
         return self
+
+    @property
+    def library(self) -> Library:
+        """Where the model comes from."""
+        return library_of(self.name)
 
 
 @dataclass(frozen=True, slots=True)

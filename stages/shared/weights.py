@@ -4,7 +4,7 @@ import hashlib
 import pickle
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,22 @@ _NESTS = ("state_dict_ema", "model_ema", "state_dict", "model", "module")
 
 _PREFIXES = ("module.", "_orig_mod.")
 """What DistributedDataParallel and torch.compile put before every name."""
+
+
+class _Versioned(dict[str, Tensor]):
+    """A state dict with the versions of layout that some models outside torch.nn insist on.
+
+    torchvision's MNASNet refuses a state without one, which no container but a pickle keeps. The
+    layers of torch.nn get none, as ever: it means an old file, which they know how to complete.
+    """
+
+    def __init__(self, module: nn.Module, state: Mapping[str, Tensor]) -> None:
+        super().__init__(state)
+        self._metadata = {
+            name: {"version": part._version}
+            for name, part in module.named_modules()
+            if "_version" in vars(type(part)) and not type(part).__module__.startswith("torch.nn.")
+        }
 
 
 def read_state_dict(path: Path) -> StateDict:
@@ -43,7 +59,43 @@ def read_state_dict(path: Path) -> StateDict:
     return _without_prefixes(state)
 
 
-def load_into(module: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
+def load_weights(
+    module: nn.Module,
+    state: StateDict,
+    what: str,
+    classifier: Sequence[str],
+    num_classes: int,
+    new_classifier: bool,
+) -> bool:
+    """Load weights whose classifier may tell other classes apart; return whether all were taken.
+
+    ``what`` names the weights in messages, ``classifier`` the classifying layers of ``module``.
+    With ``new_classifier`` these keep their own weights where the number of classes differs.
+
+    Raises:
+        DataError: another number of classes, or the first key that does not fit.
+    """
+    found = _num_classes_of(state, classifier)
+    check_num_classes(what, found, num_classes, new_classifier)
+    is_whole = found in (None, num_classes)
+    if not is_whole:
+        replaced = tuple(f"{layer}." for layer in classifier)
+        fresh = {n: v for n, v in module.state_dict().items() if n.startswith(replaced)}
+        state = {n: v for n, v in state.items() if not n.startswith(replaced)} | fresh
+    load_into(module, state, what)
+    return is_whole
+
+
+def check_num_classes(what: str, found: int | None, num_classes: int, new_classifier: bool) -> None:
+    """Refuse weights that tell another number of classes apart, where that is known."""
+    if found is not None and found != num_classes and not new_classifier:
+        raise DataError(
+            f"{what}: these weights tell {found} classes apart, the data has {num_classes}; "
+            "use weights of these classes (or, to fine-tune a student, new_classifier: true)"
+        )
+
+
+def load_into(module: nn.Module, state: Mapping[str, Tensor], what: str | Path) -> None:
     """Load weights that fit ``module`` in every name and shape.
 
     Raises:
@@ -52,19 +104,22 @@ def load_into(module: nn.Module, state: Mapping[str, Tensor], path: Path) -> Non
     mismatches = _mismatched_shapes(module, state)
     if not mismatches:
         # num_batches_tracked may lack in old files: torch fills it in and does not call it missing.
-        result = module.load_state_dict(dict(state), strict=False)
+        result = module.load_state_dict(_Versioned(module, state), strict=False)
         mismatches = [f"{key} is missing" for key in result.missing_keys]
         mismatches += [f"{key} is not in the model" for key in result.unexpected_keys]
     if mismatches:
         others = f" (and {len(mismatches) - 1} more)" if len(mismatches) > 1 else ""
         raise DataError(
-            f"{path}: these weights are of another model: {mismatches[0]}{others}; "
+            f"{what}: these weights are of another model: {mismatches[0]}{others}; "
             "check that the model's name and model_kwargs are those of the weights"
         )
 
 
 def weights_digest(module: nn.Module) -> str:
-    """SHA-256 over names, dtypes, shapes and values, sorted by name; no container changes it."""
+    """SHA-256 over names, dtypes, shapes and values, sorted by name; no container changes it.
+
+    The code that computes with them is not in it.
+    """
     digest = hashlib.sha256()
     for name, tensor in sorted(plain_state_dict(module).items()):
         header = f"{name}\0{tensor.dtype}\0{list(tensor.shape)}\0"
@@ -137,6 +192,15 @@ def _without_prefixes(state: Mapping[str, Any]) -> dict[str, Any]:
             break
         plain = {name.removeprefix(prefix): value for name, value in plain.items()}
     return plain
+
+
+def _num_classes_of(state: StateDict, classifier: Sequence[str]) -> int | None:
+    """Number of classes that weights were trained on, or None where their names do not say."""
+    for layer in classifier:
+        for name in (f"{layer}.weight", f"{layer}.bias"):
+            if name in state and state[name].ndim > 0:
+                return int(state[name].shape[0])
+    return None
 
 
 def _mismatched_shapes(module: nn.Module, state: Mapping[str, Tensor]) -> list[str]:

@@ -17,6 +17,6 @@ class Config(CropConfig, LearnerConfig):
             raise ValueError(
                 f"temperature is {self.temperature}, allowed: 1, since nobody teaches the teacher"
             )
-        if self.loss == "mse":
-            raise ValueError("loss is mse, allowed: cross_entropy, kl")
+        if self.loss in ("mse", "projection"):
+            raise ValueError(f"loss is {self.loss}, allowed: cross_entropy, kl")
         return self

@@ -1,7 +1,7 @@
 """Whether parts of a store fit together, all bytes being as recorded."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -186,6 +186,9 @@ def _rejected_rows(layout: Layout, entry: Entry) -> NDArray[np.bool_] | None:
     family = _family(entry)
     if family == "predictions":
         reader = ArrayReader(layout.arrays(entry.artifact, entry.stem))
+        if "logit" in reader.names:
+            logits = (reader.read("logit", *block) for block in reader.blocks())
+            return _without_logits(logits)
         if "target_logp" not in reader.names:
             return None
         found = [np.isnan(reader.read("target_logp", *block)) for block in reader.blocks()]
@@ -193,6 +196,14 @@ def _rejected_rows(layout: Layout, entry: Entry) -> NDArray[np.bool_] | None:
     if family == "calibrated":
         table = tables.read_table(layout.table(entry.artifact, entry.stem), ["action"])
         return np.asarray(tables.column(table, "action") == Action.REJECT)
-    if family == "soft" and SoftPart(layout, entry).spec.kind != "logits":
-        return np.asarray(np.isnan(SoftPart(layout, entry).max_prob()))
+    if family == "soft":
+        part = SoftPart(layout, entry)
+        if part.spec.kind == "logits":
+            return _without_logits(stored for _, _, stored in part.dense_blocks())
+        return np.asarray(np.isnan(part.max_prob()))
     return None
+
+
+def _without_logits(blocks: Iterable[NDArray[np.floating]]) -> NDArray[np.bool_]:
+    """Rows whose outputs (images, M, D) are NaN."""
+    return np.concatenate([np.isnan(block[..., 0]).ravel() for block in blocks])

@@ -4,7 +4,7 @@ Shapes: N rows (crops), M crops an image, K classes stored, C classes.
 """
 
 from collections.abc import Callable, Iterator
-from itertools import pairwise
+from itertools import count, pairwise
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from store import tables
+from store import operations, tables
 from store.arrays import ArrayReader, reject_value
 from store.check.damage import UNREADABLE, Damage, of_entry
 from store.check.expected import Expected, wrong_count
@@ -82,8 +82,7 @@ def _rules(
     if family == "scores":
         return _scores
     if family == "predictions":
-        num_classes = int(entry.attribute("num_classes"))
-        return lambda first, block: _predictions(first, block, expected, num_classes)
+        return lambda first, block: _predictions(first, block, expected, entry)
     if family == "calibrated":
         return lambda first, block: _in_order(first, block, expected, _calibrated)
     if family == "crops":
@@ -118,6 +117,9 @@ def _in_order(
 def _crops(block: Columns, _: NDArray[np.int32]) -> Iterator[str]:
     if (block["height"] < 1).any() or (block["width"] < 1).any():
         yield "it has boxes without a pixel"
+    num_ops = next(k for k in count() if not {f"op_{k}", f"level_{k}"} <= block.keys())
+    if num_ops and (wrong := operations.what_is_wrong(operations.from_columns(block, num_ops))):
+        yield f"it has {wrong}, which docs/format.md does not allow"
 
 
 def _calibrated(block: Columns, _: NDArray[np.int32]) -> Iterator[str]:
@@ -203,7 +205,7 @@ def _image_ids(found: NDArray[Any], wanted: NDArray[Any]) -> Iterator[str]:
         yield "its images are not those of the shard"
 
 
-def _predictions(first: int, block: Columns, expected: Expected, num_classes: int) -> Iterator[str]:
+def _predictions(first: int, block: Columns, expected: Expected, entry: Entry) -> Iterator[str]:
     ids = np.arange(first, first + len(block["image_id"])) + expected.start
     yield from _image_ids(block["image_id"], ids)
     floats = {name: array for name, array in block.items() if array.dtype.kind == "f"}
@@ -214,8 +216,10 @@ def _predictions(first: int, block: Columns, expected: Expected, num_classes: in
     for name, values in floats.items():
         if name in ("logp", "topk_logp", "target_logp") and (values > 0).any():
             yield f"{name} is above 0"
+    if "logit" in block and np.isinf(block["logit"]).any():
+        yield "it has logits that are not finite"
     if "topk_class" in block:
-        classes = block["topk_class"]
+        classes, num_classes = block["topk_class"], int(entry.attribute("num_classes"))
         mark = reject_value(classes.dtype.str)
         if not (classes[rejected] == mark).all():
             yield "it has classes for images that are rejected"

@@ -27,8 +27,8 @@ class CachedView:
 class _Wanted:
     """What the labels as they are would open."""
 
-    digests: dict[str, str]
-    """By digest, the name of the calibration; ``none`` for the labels as they are."""
+    digests: dict[tuple[str, str | None], str]
+    """By digests of labels and images, the calibration; ``none`` for the labels as they are."""
     unknown: set[str | None]
     """Calibrations (None for the labels as they are) whose parts do not fit together just now."""
 
@@ -48,7 +48,7 @@ def views(layout: Layout) -> Iterator[CachedView]:
         named = f"calibration {calibration}" if calibration else "labels as they are"
         if meta.get("version") != VIEW_VERSION:
             yield CachedView(folder, False, f"{named}; laid out as another version does")
-        elif meta["digest"] in wanted.digests:
+        elif (meta["digest"], meta.get("images_digest")) in wanted.digests:
             yield CachedView(folder, True, f"{named}; what training opens now")
         elif calibration in wanted.unknown:
             yield CachedView(folder, True, f"{named}; the store is incomplete, so it may fit again")
@@ -73,7 +73,8 @@ def _wanted(layout: Layout) -> _Wanted:
         try:
             num_shards = len(entries.entry_paths(layout, "crops"))
             plan = plan_view(layout, max(1, num_shards), Path(), calibration)
-            found.digests[plan.meta.digest] = calibration or "none"
+            digests = (plan.meta.digest, plan.meta.images_digest)
+            found.digests[digests] = calibration or "none"
         except FerkdError:
             found.unknown.add(calibration)
     return found

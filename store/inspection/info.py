@@ -85,6 +85,14 @@ def _sum_numbers(found: list[Entry]) -> dict[str, Any]:
     return total
 
 
+def _teacher_name(lineage: dict[str, Any]) -> str | None:
+    """Of one teacher its name in timm, of an ensemble all of them."""
+    members = lineage.get("inputs", {}).get("ensemble", {}).get("members")
+    listed = members or [lineage.get("params", {}).get("teacher", {})]
+    names = [each.get("name") for each in listed]
+    return " + ".join(names) if all(names) else None
+
+
 def _headline(listed: dict[str, list[Entry]], artifacts: dict[str, Any]) -> dict[str, Any]:
     """The few figures that people ask for first."""
     head: dict[str, Any] = {}
@@ -96,7 +104,7 @@ def _headline(listed: dict[str, list[Entry]], artifacts: dict[str, Any]) -> dict
         made = listed["predictions"][0].lineage
         inputs = made.get("inputs", {})
         head["teacher"] = {
-            "name": made.get("params", {}).get("teacher", {}).get("name"),
+            "name": _teacher_name(made),
             "digest": inputs.get("teacher"),
             "device": inputs.get("device"),
         }

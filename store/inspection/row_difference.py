@@ -17,14 +17,14 @@ from numpy.typing import NDArray
 from store import entries, images, scan, tables, upstream
 from store.check import completeness
 from store.entries import Entry
-from store.inspection import shards
+from store.inspection import crop_difference, shards
+from store.inspection.crop_difference import CropsDifference, compare_crops
 from store.inspection.label_difference import LabelsDifference, compare_labels, merge
 from store.layout import Layout, list_artifacts
 from store.overlay import Action
 from store.progress import Progress
 from store.soft_part import SoftPart
 
-_BOX = ["top", "left", "height", "width"]
 _IMAGE_COLUMNS = ["path", "class_id", "content_hash"]
 _NUM_CODES = 256
 
@@ -37,15 +37,6 @@ class ImagesDifference:
     only_b: int
     other_content: int
     other_class: int
-
-
-@dataclass(slots=True)
-class CropsDifference:
-    """Crops of parts that both stores have."""
-
-    num_crops: int = 0
-    other_box: int = 0
-    other_flip: int = 0
 
 
 @dataclass(slots=True)
@@ -174,7 +165,7 @@ def _compare_artifact(
 ) -> None:
     def compare(pair: tuple[Entry, Entry]) -> Any:
         if artifact == "crops":
-            return _crops(a, b, *pair)
+            return compare_crops(a, b, *pair)
         if artifact == "soft":
             return compare_labels(SoftPart(a, pair[0]), SoftPart(b, pair[1]))
         return _actions(a, b, *pair)
@@ -184,28 +175,12 @@ def _compare_artifact(
         done.append(result)
         progress.advance(entry.rows)
     if artifact == "crops":
-        found.crops = CropsDifference(*np.sum(done, axis=0).tolist())
+        found.crops = crop_difference.merge(done)
     elif artifact == "soft":
         found.labels = merge(done)
     else:
         codes = np.sum(done, axis=0)
         found.calibrations[artifact.split("/", 1)[1]] = _transitions(codes)
-
-
-def _crops(a: Layout, b: Layout, one: Entry, other: Entry) -> tuple[int, int, int]:
-    if one.rows_digest == other.rows_digest:
-        return one.rows, 0, 0
-    boxes = flips = 0
-    columns = [*_BOX, "flip"]
-    readers = [
-        scan.RowReader(layout.table("crops", one.stem), columns).blocks(scan.BLOCK_ROWS)
-        for layout in (a, b)
-    ]
-    for left, right in zip(*readers, strict=True):
-        differs = [tables.column(left, name) != tables.column(right, name) for name in columns]
-        boxes += int(np.logical_or.reduce(differs[:4]).sum())
-        flips += int(differs[4].sum())
-    return one.rows, boxes, flips
 
 
 def _actions(a: Layout, b: Layout, one: Entry, other: Entry) -> NDArray[np.int64]:

@@ -16,9 +16,12 @@ _VALUE_BYTES = 4
 _BOX_AND_FLIP = 5
 """Values that the reference stores of a crop besides its label: four of the box, one flip."""
 
-PARTS_OF_A_CROP = ("box", "flip", "ids", "classes", "probabilities", "calibration", "overhead")
-"""What bytes are spent on. `ids`: image, crop, target. `calibration`: the teacher's maximum and
-the target's probability, that training does not read. `overhead`: footers, indices, metadata."""
+PARTS_OF_A_CROP = (
+    *("box", "flip", "operations", "ids", "classes", "probabilities", "calibration", "overhead"),
+)
+"""What bytes are spent on. `operations`: recorded augmentation. `ids`: image, crop, target.
+`calibration`: the teacher's maximum and the target's probability, that training does not read.
+`overhead`: footers, indices, metadata."""
 
 _USES = {
     **dict.fromkeys(("top", "left", "height", "width"), "box"),
@@ -134,4 +137,6 @@ def _use(column: str) -> str:
         return "overhead"
     if column in _USES:
         return _USES[column]
+    if column.startswith(("op_", "level_")):
+        return "operations"
     return "classes" if column.startswith("class_") else "probabilities"

@@ -3,7 +3,7 @@
 import os
 import time
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -42,9 +42,11 @@ class ViewPlan:
             FerkdError: the disk has no room for it.
             RetryError: labels or images changed since the plan was made.
         """
-        # Where the images lie and how views are laid out is no part of what the view says: a new
-        # version makes new files, but trains no student again.
-        name = sha256_json([VIEW_VERSION, self.meta.digest, self.meta.images_folder])[:32]
+        # Where the images lie, what their files hold and how views are laid out is no part of what
+        # the view says: a new version makes new files, but trains no student again.
+        meta = self.meta
+        named = [VIEW_VERSION, meta.digest, meta.images_folder, meta.images_digest]
+        name = sha256_json(named)[:32]
         folder = self.layout.view_cache() / name
         while not (folder / "meta.json").exists():
             with ExitStack() as stack:
@@ -58,10 +60,13 @@ class ViewPlan:
         return TrainingView(folder)
 
     def _build(self, folder: Path) -> None:
-        table = images.load(self.layout, with_hashes=False)
+        table = images.load(self.layout)
         label, calibration = self.meta.label, self.meta.calibration
-        if _digest(table, label, calibration, self.parts) != self.meta.digest:
+        now = (_digest(table, label, calibration, self.parts), _images_digest(self.layout))
+        if now != (self.meta.digest, self.meta.images_digest):
             raise RetryError("images changed while the view was built; run again")
+        for part in self.parts:
+            upstream.require_labelled(self.layout, table, part.start, part.stop, part.soft.stem)
         build(self.layout, folder, table, self.parts, self.meta)
 
 
@@ -91,7 +96,9 @@ def plan_view(
         )
     digest = _digest(table, label, calibration, parts)
     folder, num_crops = os.path.abspath(images_folder), parts[0].num_crops
-    meta = ViewMeta(digest, folder, 0, num_crops, label.num_classes, label, calibration)
+    num_classes, images_digest = label.num_classes, _images_digest(layout)
+    meta = ViewMeta(digest, folder, 0, num_crops, num_classes, label, calibration)
+    meta = replace(meta, images_digest=images_digest)
     class_names = table.class_names
     # A training keeps this process for days, and the table only names what it is made of.
     del table
@@ -112,6 +119,11 @@ def _digest(
     )
 
 
+def _images_digest(layout: Layout) -> str:
+    """Of the images and their files, as index recorded it: nothing that grows with them is read."""
+    return upstream.require(layout, "images", images.STEM, "index").rows_digest
+
+
 def _find_part(
     layout: Layout, table: ImageTable, num_shards: int, shard: int, calibration: str | None
 ) -> ViewPart:
@@ -127,7 +139,7 @@ def _find_part(
 
 
 def _one_label(layout: Layout, parts: list[ViewPart]) -> LabelSpec:
-    """The label kind of all parts, after checking that they agree on it and on M."""
+    """The label kind of all parts, after checking that they agree on it, on M and on P."""
     kinds = [SoftPart(layout, part.soft).spec for part in parts]
     for part, kind in zip(parts, kinds, strict=True):
         if kind != kinds[0]:
@@ -139,6 +151,12 @@ def _one_label(layout: Layout, parts: list[ViewPart]) -> LabelSpec:
             raise DataError(
                 f"{layout.entry('crops', part.crops.stem)} has {part.num_crops} crops an image, "
                 f"{parts[0].crops.stem} has {parts[0].num_crops}; "
+                "run `ferkd-pipeline stage sample` again"
+            )
+        if part.num_ops != parts[0].num_ops:
+            raise DataError(
+                f"{layout.entry('crops', part.crops.stem)} has {part.num_ops} operations a crop, "
+                f"{parts[0].crops.stem} has {parts[0].num_ops}; "
                 "run `ferkd-pipeline stage sample` again"
             )
     return kinds[0]

@@ -44,7 +44,7 @@ def build(
         RetryError: a part was published again since the view was planned.
     """
     sweep(folder)
-    record = narrowest(meta.calibration is not None)
+    record = narrowest(meta.calibration is not None, parts[0].num_ops)
     while True:
         try:
             _build(layout, folder, table, parts, replace(meta, record=record))
@@ -175,6 +175,7 @@ def _save_images(
         "path_ends": ends,
         "path_bytes": path_bytes,
         "num_kept": num_kept[chosen],
+        "content_hashes": table.content_hash_words(chosen),
     }
     for name, values in columns.items():
         _save(partial, name, values)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from store.codecs import LabelSpec
 from store.view.record import RecordLayout, describe, record_dtype
 
-VIEW_VERSION = 2
+VIEW_VERSION = 3
 """Raised when a view built earlier cannot be read; views are rebuilt, never migrated."""
 
 _IMAGE_COLUMNS = {
@@ -53,6 +53,8 @@ class ViewMeta:
     has_losses: bool = False
     """Whether a usable image lost a crop: then ``kept.npy`` lists what can be drawn."""
     record: RecordLayout = _NARROWEST
+    images_digest: str = ""
+    """Rows digest of the images, files included; it too names the folder of the view."""
     version: int = VIEW_VERSION
 
     def to_json(self) -> dict[str, Any]:
@@ -83,7 +85,7 @@ class ViewMeta:
             "kept": self.has_losses,
             "dense": is_dense,
         }
-        always = [*_IMAGE_COLUMNS, "path_bytes", "records"]
+        always = [*_IMAGE_COLUMNS, "content_hashes", "path_bytes", "records"]
         return [*always, *[name for name, present in optional.items() if present]]
 
     def fits(self, arrays: dict[str, NDArray[Any]]) -> bool:
@@ -93,6 +95,7 @@ class ViewMeta:
             (name, (self.num_images,), kind) for name, kind in _IMAGE_COLUMNS.items()
         ]
         values += [
+            ("content_hashes", (self.num_images, 2), "<u8"),
             ("path_bytes", arrays["path_bytes"].shape, "|u1"),
             ("records", (rows,), record_dtype(self.label, self.record)),
             ("prob_values", (arrays.get("prob_values", _NOTHING).size,), "<f4"),

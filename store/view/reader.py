@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from store.batch import FetchedCrops, LabelBatch
+from store.batch import FetchedCrops, LabelBatch, RecordedOps
 from store.dense_codecs import decode_full, decode_logits
 from store.errors import DataError
 from store.overlay import combine_dense
@@ -64,6 +64,8 @@ class TrainingView:
         self.heights: NDArray[np.int32] = arrays["heights"]
         self.widths: NDArray[np.int32] = arrays["widths"]
         self.num_kept: NDArray[np.int32] = arrays["num_kept"]
+        self.content_hashes: NDArray[np.uint64] = arrays["content_hashes"]
+        """(U, 2) xxh3-128 of the image files, high word first."""
         kept = arrays.get("kept")
         self._kept = None if kept is None else kept.reshape(-1)
         self._path_ends = arrays["path_ends"]
@@ -104,16 +106,14 @@ class TrainingView:
         pairs = zip(starts.tolist(), ends.tolist(), strict=True)
         return [f"{folder}/{str(text[start:end], 'utf-8')}" for start, end in pairs]
 
-    def draw(
-        self, rows: NDArray[np.integer], pass_number: int, m: int, seed: int
-    ) -> NDArray[np.int64]:
-        """Crops (B, m) that images ``rows`` (B,) give in a pass over the data.
+    def draw(self, rows: NDArray[np.integer], first: int, m: int, seed: int) -> NDArray[np.int64]:
+        """Crops (B, m) that images ``rows`` (B,) give after having given ``first`` each.
 
         Every kept crop comes once before one comes again: the order is an endless sequence of
         permutations, seeded by (seed, image, cycle). Dropped crops never come.
         """
         rows = np.asarray(rows)
-        position = np.full(len(rows), pass_number * m, dtype=np.int64)
+        position = np.full(len(rows), first, dtype=np.int64)
         index = draw_kept(seed, self.hashes.take(rows), self.num_kept.take(rows), position, m)
         if self._kept is None:
             return index
@@ -124,10 +124,11 @@ class TrainingView:
         places = self._places(rows, crops)
         shape, flat = places.shape, places.reshape(-1)
         records = self._records.take(flat)
+        ops = _ops(records, shape, self.meta.record.num_ops)
         if self._dense is not None:
             ids, probs = np.zeros((*shape, 0), np.int32), np.zeros((*shape, 0), np.float32)
             dense = self._dense.take(flat, axis=0).reshape(*shape, -1)
-            return FetchedCrops(*_boxes(records, shape), ids, probs, dense=dense)
+            return FetchedCrops(*_boxes(records, shape), ids, probs, dense=dense, ops=ops)
         outside = None
         if self.meta.label.include_target:
             outside = self._probs(records["outside_prob"]).reshape(shape)
@@ -136,6 +137,7 @@ class TrainingView:
             _columns(records["class_id"], np.int32).reshape(*shape, -1),
             self._probs(records["prob"]).reshape(*shape, -1),
             outside,
+            ops=ops,
         )
 
     def gather(self, rows: NDArray[np.integer], crops: NDArray[np.integer]) -> LabelBatch:
@@ -148,6 +150,7 @@ class TrainingView:
         records = self._records.take(flat)
         targets = self.targets.take(rows)
         boxes, flips = _boxes(records, shape)
+        ops = _ops(records, shape, self.meta.record.num_ops)
         target = np.repeat(targets, shape[1])
         if self._dense is not None:
             dense = self._decoded(flat, records, target)
@@ -159,6 +162,7 @@ class TrainingView:
                 tail=np.zeros(shape, np.float32),
                 targets=targets,
                 dense=dense.reshape(*shape, -1),
+                ops=ops,
             )
         class_ids, weights, tail = self._entries(records, target)
         return LabelBatch(
@@ -168,6 +172,7 @@ class TrainingView:
             weights=weights.reshape(*shape, -1),
             tail=tail.reshape(shape),
             targets=targets,
+            ops=ops,
         )
 
     def _places(self, rows: NDArray[np.integer], crops: NDArray[np.integer]) -> NDArray[np.int64]:
@@ -234,6 +239,13 @@ def _boxes(
 ) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
     boxes = _columns(records["box"], np.int32).reshape(*shape, 4)
     return boxes, np.ascontiguousarray(records["flip"]).reshape(shape)
+
+
+def _ops(records: NDArray[Any], shape: tuple[int, ...], num_ops: int) -> RecordedOps | None:
+    if not num_ops:
+        return None
+    codes, levels = (records[name].reshape(*shape, num_ops) for name in ("op", "level"))
+    return RecordedOps(np.ascontiguousarray(codes), np.ascontiguousarray(levels))
 
 
 def _columns(values: NDArray[Any], dtype: type[np.signedinteger[Any]]) -> NDArray[Any]:

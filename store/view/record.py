@@ -1,6 +1,6 @@
 """One crop of the training view: a record of fixed stride, as narrow as what it holds allows.
 
-Shapes: N images, M crops, K stored classes.
+Shapes: N images, M crops, K stored classes, P recorded operations.
 
 Fields lie widest first, little endian, every one aligned to its own size. With boxes, class ids
 and probability codes of two bytes a record of K = 5 takes 30 bytes, one of them the calibration's.
@@ -31,12 +31,16 @@ class RecordLayout:
     """uint16: a place in ``prob_values.npy``; float32: the probability itself."""
     weights: WeightType = "none"
     """none: nothing is calibrated; uint8: a place in ``weight_values.npy``; float32: a and b."""
+    num_ops: int = 0
+    """P, operations recorded of a crop."""
 
     def __post_init__(self) -> None:
-        """Raise ValueError for a type that there is not."""
+        """Raise ValueError for a type or number that there is not."""
         for name, allowed in (("box", BoxType), ("prob", ProbType), ("weights", WeightType)):
             if getattr(self, name) not in get_args(allowed):
                 raise ValueError(f"{name} is {getattr(self, name)!r}")
+        if self.num_ops < 0:
+            raise ValueError(f"num_ops is {self.num_ops}")
 
 
 class TooNarrowError(Exception):
@@ -47,9 +51,9 @@ class TooNarrowError(Exception):
         self.wider = wider
 
 
-def narrowest(has_calibration: bool) -> RecordLayout:
+def narrowest(has_calibration: bool, num_ops: int) -> RecordLayout:
     """The layout to try first."""
-    return RecordLayout(weights="uint8" if has_calibration else "none")
+    return RecordLayout(weights="uint8" if has_calibration else "none", num_ops=num_ops)
 
 
 def check_box(layout: RecordLayout, smallest: int, largest: int) -> None:
@@ -81,6 +85,7 @@ def record_dtype(label: LabelSpec, layout: RecordLayout) -> np.dtype[Any]:
     elif layout.weights == "float32":
         fields.append(("weights", "float32", (2,)))
     fields.append(("flip", "bool", ()))
+    fields += [("level", "float32", (layout.num_ops,)), ("op", "uint8", (layout.num_ops,))]
     little = [(name, np.dtype(kind).newbyteorder("<"), shape) for name, kind, shape in fields]
     used = [field for field in little if 0 not in field[2]]
     used.sort(key=lambda field: -field[1].itemsize)

@@ -1,6 +1,6 @@
 """Copying the rows of one shard into the records of a training view, a block at a time.
 
-Shapes: N rows (crops) of a block, K stored classes, C classes.
+Shapes: N rows (crops) of a block, K stored classes, C classes, P recorded operations.
 """
 
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from store import recorded, tables
+from store import operations, recorded, tables
 from store.codecs import LabelSpec
 from store.entries import Entry
 from store.errors import DataError
@@ -45,6 +45,11 @@ class ViewPart:
     def num_crops(self) -> int:
         """M, crops an image."""
         return int(self.crops.attribute("num_crops"))
+
+    @property
+    def num_ops(self) -> int:
+        """P, operations recorded of a crop."""
+        return operations.count_of(self.crops)
 
     @property
     def entries(self) -> list[Entry]:
@@ -82,8 +87,13 @@ class RowFiller:
             RetryError: the part was published again since its entries were read.
             TooNarrowError: values do not fit the layout.
         """
-        for rows, table in self._pieces(part, part.crops, [*_BOX, "flip"]):
+        columns = [*_BOX, "flip", *operations.column_names(part.num_ops)]
+        for rows, table in self._pieces(part, part.crops, columns):
             self._fill_boxes(records[rows], table)
+            if part.num_ops:
+                path = self._store.table("crops", part.crops.stem)
+                ops = operations.from_table(path, table, part.num_ops)
+                records["op"][rows], records["level"][rows] = ops.codes, ops.levels
         usable = np.ones(len(records), np.bool_)
         if dense is not None:
             self._fill_dense(part, dense, usable)

@@ -27,11 +27,13 @@ def test_the_command_line_is_frozen() -> None:
 
     assert {name: options(command) for name, command in root.commands.items()} == {
         "calibrate": [],
+        "export": ["--backbone", "--force", "--json", "--model", "--to", "file"],
         "init": ["--force", "--images", "--list", "--recipe", "--update", "--val", "folder"],
         "record": ["--json", "--params", "name"],
         "report": ["--metrics", "--no-page", "--out", "--params", "--quiet"],
         "stage": ["--dry-run", "--force", "--json", "--params", "--shard", "name"],
         "store": [],
+        "trace": ["--json", "--params", "--root", "path"],
     }
     store = root.commands["store"]
     assert isinstance(store, click.Group)  # its commands: tests/app/test_store_commands.py
@@ -39,7 +41,18 @@ def test_the_command_line_is_frozen() -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [[], ["stage"], ["record"], ["init"], ["report"], ["store"], ["calibrate"]]
+    "words",
+    [
+        [],
+        ["stage"],
+        ["record"],
+        ["init"],
+        ["report"],
+        ["store"],
+        ["calibrate"],
+        ["export"],
+        ["trace"],
+    ],
 )
 def test_help_teaches(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main([*words, "--help"]) == 0

@@ -40,6 +40,20 @@ def test_weights_that_a_stage_makes_are_read_once_and_never_by_itself(weights: s
     assert found == {"teacher": [], "infer": ["models/teacher"], "train": ["models/teacher"]}
 
 
+def test_students_depend_on_what_only_some_parameters_read() -> None:
+    train = {
+        "model": {"name": "x"},
+        **{"lr": 1, "steps": 1, "labels": "online", "crops": {}},
+        "online_teacher": {"name": "y", "weights": "given/b.pth"},
+    }
+    values = params.check(Path("params.yaml"), {"train": train})
+    made = dvc_file.stages(
+        [stage_table.find(name) for name in ("index", "compress", "train")],
+        images=dvc_file.image_folders(values.sections),
+    )
+    assert made["train"]["deps"] == ["given/b.pth", "labels/soft", "labels/images"]
+
+
 def test_a_teacher_that_no_stage_makes_is_watched() -> None:
     assert weights_read(("infer",), "models/teacher") == {"infer": ["models/teacher"]}
 

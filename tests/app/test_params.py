@@ -53,7 +53,7 @@ def test_an_empty_file_holds_no_sections(tmp_path: Path) -> None:
         ("sample: {num_crop: 3}", "sample.num_crop: unknown key; did you mean num_crops?"),
         (
             "compress: {zzz: 3}",
-            "compress.zzz: unknown key; allowed: include_target, k, kind, precision, temperature",
+            "compress.zzz: unknown key; allowed: include_target, k, kind, normalize, precision",
         ),
         ("compress: {temperature: 0}", "compress.temperature = 0: must be more than 0"),
         (
@@ -155,6 +155,7 @@ def test_numbers_lists_and_paths_are_taken_as_people_write_them(tmp_path: Path) 
     infer = values.typed("infer", InferConfig)
     assert values.store.root == Path("x")
     assert infer.temperatures == (1.0, 4.0)
+    assert not isinstance(infer.teacher, tuple)
     assert infer.teacher.input_size == (32, 32)
     assert infer.teacher.mean == (0.0, 1.0, 0.5)
     assert values.typed("compress", CompressConfig).temperature == 2.0

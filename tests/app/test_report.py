@@ -8,6 +8,7 @@ import pytest
 
 from ferkd_pipeline import cli, report
 from ferkd_pipeline.report import labels, page
+from ferkd_pipeline.report.tables import tables
 from store.errors import DataError
 from tests.app import report_world
 
@@ -102,6 +103,27 @@ def test_without_a_comparison(world: Path, capsys: pytest.CaptureFixture[str]) -
     shown = capsys.readouterr().out
     assert "Students" not in shown
     assert "student on test" in shown
+
+
+def test_sets_of_several_labels_have_no_top5(
+    world: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sets = {
+        "val": {"top1": 0.67, "top5": 0.97, "num_images": 50000},
+        "real": {"top1": 0.812, "num_images": 46837},
+    }
+    (world / "metrics/evaluate/summary.json").write_text(json.dumps(sets))
+    results = report.gather(Path("metrics"), Path("labels"))
+    assert (results.summary()["student.val"], results.summary()["student.real"]) == (0.67, 0.812)
+    table = next(table for table in tables(results) if table.title == "Accuracy")
+    assert table.rows[-2:] == (
+        ("student on val", "", "", "50,000", "67.0", "97.0"),
+        ("student on real", "", "", "46,837", "81.2", "-"),
+    )
+    assert any(note.startswith("Images of real have several labels") for note in table.notes)
+    assert cli.main(["report"]) == 0
+    assert "Images of real have several labels" in capsys.readouterr().out
+    assert "Images of real have" in (world / "metrics/report/report.html").read_text()
 
 
 @pytest.mark.parametrize("damage", ["{", '{"student": "x"}'])

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from ferkd_pipeline import fingerprints, whole_stages
+from ferkd_pipeline.whole.prepare import prepare
 from stages.shared.contract import NoProgress, Report
 from stages.train.config import Config
 from store.errors import DataError, FerkdError, ParamsError
@@ -142,7 +144,7 @@ def test_auto_is_the_device_that_it_stands_for(
     for has_gpu in (False, True):
         monkeypatch.setattr("torch.cuda.is_available", lambda has_gpu=has_gpu: has_gpu)
         params = trained.params(**merged(SECTIONS, changes))
-        keys.append(whole_stages._key(params, name, whole_stages._prepare(params, name)))
+        keys.append(whole_stages._key(params, name, prepare(params, name)))
     assert keys[0] != keys[1]
 
 
@@ -227,3 +229,35 @@ def test_gc_deletes_kept_results(trained: Project) -> None:
     assert [item.what for item in found] == ["train: results of a training"]
     collect.delete(trained.layout, collect.Found(found, [], []), lambda item: None)
     assert not list(Path(".ferkd/results/train").iterdir())
+
+
+def test_labels_of_other_images_are_refused(trained: Project) -> None:
+    shutil.rmtree(".ferkd/view")
+    path = next(Path("images").rglob("*.png"))
+    with Image.open(path) as image:
+        Image.new("RGB", image.size).save(path)
+    run_again = {"train": {"seed": 7, "steps": 8}}
+    with pytest.raises(DataError, match="indexed"):
+        run(trained, "train", **run_again)
+    trained.run("index")
+    with pytest.raises(DataError, match=r"other images than labels/images.*stage infer"):
+        run(trained, "train", **run_again)
+    trained.run("infer", "compress", "calibrate")
+    run(trained, "train", **run_again)
+
+
+def test_the_code_of_ones_own_network_counts(trained: Project) -> None:
+    Path("nets.py").write_text(
+        "import timm\n"
+        "def tiny(num_classes):\n"
+        "    return timm.create_model('resnet18', num_classes=num_classes, layers=[1, 1, 1, 0],\n"
+        "        channels=[8, 8, 8, 8], stem_type='deep', stem_width=4, output_stride=8)\n"
+    )
+    network = {"train": {"model": {"name": "nets:tiny", "model_kwargs": {}}}}
+    changes = {"train": {**TRAIN, "model": {**network["train"]["model"], "input_size": 32}}}
+    params = trained.params(**changes)
+    whole_stages.run(params, "train", NoProgress())
+    assert whole_stages.why_incomplete(params, "train") is None
+    with Path("nets.py").open("a") as file:
+        file.write("# edited\n")
+    assert whole_stages.why_incomplete(params, "train") == CHANGED

@@ -92,7 +92,7 @@ def test_teacher_leaves_a_model_and_metrics(teacher_outputs: teacher.Outputs) ->
 
 def student(view: FakeView, data: Path, root: Path, **fields: Any) -> train.Outputs:
     outputs = train.Outputs(model=root / "student", metrics=root / "metrics")
-    inputs = train.Inputs(view, CLASS_NAMES, data / "val")
+    inputs = train.Inputs(CLASS_NAMES, view, evaluation=data / "val")
     train.run(TrainConfig(**{**TRAINING, **fields}), inputs, outputs, NoProgress())
     return outputs
 
@@ -251,14 +251,14 @@ def test_every_arm_and_seed_is_a_training_of_its_own(
     ):
         for seed in (0, 5):
             given = LearnerConfig(**TRAINING, seed=seed)
-            source = StoredCrops(source_view, 2, seed, labels)
+            source = StoredCrops(source_view, seed, labels)
             alone = learn(given, source, evaluation=None, progress=NoProgress(), label="alone")
             assert losses[f"{name}, seed {seed}"] == alone.history.losses
     assert len(losses) == 6
 
 
 def test_an_unknown_arm_is_named(view: FakeView, data: Path, tmp_path: Path) -> None:
-    with pytest.raises(ParamsError, match=r"has 'nobody'.*allowed: truth, store, sure"):
+    with pytest.raises(ParamsError, match=r"has 'nobody'.*allowed: truth, store, online, sure"):
         run_compare(view, data, tmp_path / "out", arms=("truth", "nobody"))
     assert not (tmp_path / "out").exists()
 
@@ -344,3 +344,24 @@ def test_configs_need_no_torch() -> None:
 
 def test_network_config_is_the_shared_one() -> None:
     assert isinstance(TrainConfig(**TRAINING).model, ModelConfig)
+
+
+def test_an_online_teacher_is_an_arm(
+    view: FakeView, data: Path, teacher_outputs: teacher.Outputs, tmp_path: Path
+) -> None:
+    network = ModelConfig(**NETWORK, weights=str(teacher_outputs.model))
+    student_config = TrainConfig(**TRAINING, online_teacher=network)
+    inputs = compare.Inputs(
+        {"store": view},
+        CLASS_NAMES,
+        student_config,
+        data / "val",
+        online_teacher=student_config.online_teacher,
+    )
+    given = CompareConfig(arms=("truth", "online"), seeds=(0,), val="val", timing_rounds=0)
+    report = compare.run(given, inputs, tmp_path / "out", NoProgress())
+    assert any(line.startswith("online - truth, seed by seed: ") for line in report.lines)
+    curves = rows(tmp_path / "out" / "curves.csv")
+    assert {row["arm"] for row in curves} == {"truth", "online"}
+    with pytest.raises(ParamsError, match=r"'online', but train\.online_teacher is not given"):
+        run_compare(view, data, tmp_path / "none", arms=("online",))

@@ -332,3 +332,25 @@ def test_a_folder_that_cannot_be_used_is_one_clear_line(tmp_path: Path) -> None:
     (tmp_path / "c").mkdir()
     with pytest.raises(DataError, match=rf"{tmp_path}/b \(and 1 more classes\): .*without images"):
         find_images(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_pixels_go_where_they_are_wanted(kind: str) -> None:
+    data = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (7, 9, 3), np.uint8)).save(data, kind)
+    expected = decode(data.getvalue())
+    memory = np.zeros((7, 9, 3), np.uint8)
+    assert decode(data.getvalue(), into=memory) is memory
+    np.testing.assert_array_equal(memory, expected)
+    for shape in [(9, 7, 3), (7, 8, 3), (8, 9, 3)]:
+        other = np.full(shape, 5, np.uint8)
+        np.testing.assert_array_equal(decode(data.getvalue(), into=other), expected)
+        assert (other == 5).all()
+
+
+def test_what_simplejpeg_refuses_still_goes_where_it_is_wanted() -> None:
+    data = io.BytesIO()
+    Image.new("CMYK", (9, 7), (10, 200, 30, 40)).save(data, "JPEG")
+    memory = np.zeros((7, 9, 3), np.uint8)
+    assert decode(data.getvalue(), into=memory) is memory
+    np.testing.assert_array_equal(memory, decode(data.getvalue()))

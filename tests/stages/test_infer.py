@@ -32,7 +32,7 @@ def assert_same(a: Arrays, b: Arrays, names: tuple[str, ...] = VALUES) -> None:
 def slow_logits(project: Project) -> NDArray[np.float32]:
     """(N, M, C) logits: each crop decoded, resized and forwarded alone."""
     config = project.params().typed("infer", Config)
-    model = open_inputs(config, project.source())(0).teacher
+    model = open_inputs(config, project.source())(0).teachers[0].model
     rows = [
         row
         for shard in range(3)

@@ -117,9 +117,9 @@ def test_changed_bytes_stop_the_shard(own: Project) -> None:
 def test_nan_weights_stop_the_shard(own: Project) -> None:
     inputs = open_inputs(own.params().section("infer"), own.source())(0)  # type: ignore[arg-type]
     with torch.no_grad():
-        dict(inputs.teacher.module.named_parameters())["fc.bias"][2] = float("nan")
+        dict(inputs.teachers[0].model.module.named_parameters())["fc.bias"][2] = float("nan")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("stages.infer.inputs.build", lambda *_: inputs.teacher)
+        patch.setattr("stages.infer.teachers.build", lambda *_: inputs.teachers[0].model)
         with pytest.raises(ShardError, match=r"NaN or infinity for crop 0 of ant/0.jpg; try infer"):
             own.run("infer", infer={"batch_size": 5})
 
@@ -129,9 +129,9 @@ def test_batches_hold_no_more_than_asked_for(
 ) -> None:
     values = shared.params()
     inputs: Inputs = open_inputs(values.section("infer"), shared.source())(1)  # type: ignore[arg-type]
-    boxes, flips = inputs.read_crops()
+    boxes, flips, _ = inputs.read_crops()
     boxes, flips = np.tile(boxes, (1, 20, 1)), np.tile(flips, (1, 20))
-    feed = CropFeed(Path("images"), inputs.images, boxes, flips, inputs.teacher.spec, 3)
+    feed = CropFeed(Path("images"), inputs.images, boxes, flips, inputs.teachers[0].model.spec, 3)
     started = 0
     make = CropFeed._make
 

@@ -1,7 +1,7 @@
 """The sparse loss is the dense formula, in value and gradient, for every label there can be."""
 
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from stages.shared.training.config import LossName
 from stages.shared.training.labels import LabelTensors
 from stages.shared.training.loss import (
+    TemperatureOn,
     centred_mse,
     dense_cross_entropy,
     distillation_loss,
@@ -20,8 +21,12 @@ from stages.shared.training.loss import (
     sparse_cross_entropy,
     sparse_entropy,
 )
+from stages.shared.training.mixing import image_partners, selfmix_partners
 from store.batch import LabelBatch
+from store.codecs import Kind, LabelSpec, encode, to_dense, to_entries
+from store.dense_codecs import decode_full
 from store.errors import ParamsError
+from store.overlay import combine, combine_dense
 
 
 class Case(NamedTuple):
@@ -420,3 +425,166 @@ def test_cross_entropy_without_mixing_is_to_the_bit_what_it_is_alone(dense: bool
             torch.autograd.grad(one, logits, retain_graph=True)[0] for one in (value, expected)
         ]
         assert torch.equal(*grads)
+
+
+class Stored(NamedTuple):
+    """One drawn label of every crop, as training gets it and as the dense algebra says it is."""
+
+    labels: LabelTensors
+    dense: torch.Tensor
+
+
+SPARSE_KINDS = ("hard", "smoothing", "marginal_smoothing", "marginal_renorm")
+
+
+@st.composite
+def stored_labels(draw: st.DrawFn) -> Stored:
+    """Random predictions through the store's codecs, a calibration's weights and a mixing."""
+    kind: Kind = draw(st.sampled_from((*SPARSE_KINDS, "full")))
+    num_classes = draw(st.integers(2, 12))
+    rng = np.random.default_rng(draw(st.integers(0, 2**31)))
+    num_rows = draw(st.integers(1, 3)) * 2  # two crops of each image
+    sparse = kind not in ("hard", "full")
+    spec = LabelSpec(
+        kind,
+        k=draw(st.integers(1, num_classes)),
+        num_classes=num_classes,
+        precision="float16" if kind == "full" else draw(st.sampled_from(["float16", "compact"])),
+        include_target=sparse and draw(st.booleans()),
+    )
+    probs = rng.dirichlet(np.full(num_classes, draw(st.sampled_from([0.1, 1.0]))), num_rows)
+    targets = rng.integers(0, num_classes, num_rows).astype(np.int32)
+    a, b = _calibration(draw, rng, num_rows)
+    labels, dense = _encoded(spec, probs, targets, a, b)
+    mix = draw(st.sampled_from(["none", "selfmix", "mixup", "cutmix"]))
+    if mix != "none" and (mix == "selfmix" or num_rows > 2):
+        partners = selfmix_partners if mix == "selfmix" else image_partners
+        order = torch.from_numpy(partners(num_rows // 2, 2, 0.5))
+        # What shares a mixture takes differs, not what is done with them.
+        share = draw(st.floats(0, 1))
+        labels = labels.mixed(order, share)
+        dense = share * dense + (1 - share) * dense[order]
+    return Stored(labels, dense)
+
+
+def _calibration(
+    draw: st.DrawFn, rng: np.random.Generator, num_rows: int
+) -> tuple[np.ndarray, np.ndarray] | tuple[None, None]:
+    if not draw(st.booleans()):
+        return None, None
+    a = rng.uniform(0, 1, num_rows).astype(np.float32)
+    b = (rng.uniform(0, 1, num_rows) * (1 - a)).astype(np.float32)
+    a[0], b[0] = draw(st.sampled_from([(1, 0), (0, 1), (0, 0.5), (0.3, 0.7)]))
+    return a, b
+
+
+def _encoded(
+    spec: LabelSpec,
+    probs: np.ndarray,
+    targets: np.ndarray,
+    a: np.ndarray | None,
+    b: np.ndarray | None,
+) -> tuple[LabelTensors, torch.Tensor]:
+    """Both forms of labels; dense from the codec's own dense decoding, not from entries."""
+    entries: tuple[np.ndarray, ...] = ()
+    ids = np.argsort(-probs, axis=1, kind="stable").astype(np.int32)
+    own = np.take_along_axis(probs, targets[:, None].astype(np.int64), 1)[:, 0]
+    if spec.kind == "full":
+        dense = decode_full(probs.astype(np.float16)).astype(np.float64)
+    else:
+        ranked = np.take_along_axis(probs, ids.astype(np.int64), 1)
+        stored = encode(spec, ids, ranked, targets, own)
+        dense = to_dense(spec, stored, targets)
+        entries = to_entries(spec, stored, targets)
+    if a is not None and b is not None:
+        dense = combine_dense(dense, targets, a, b)
+        if spec.kind != "full":
+            class_ids, weights, tail = entries
+            entries = combine(class_ids, weights, tail, targets, a, b, spec.num_classes)
+    truth = torch.from_numpy(targets.astype(np.int64))
+    if spec.kind == "full":
+        none = torch.zeros(len(truth), 0)
+        full = torch.from_numpy(dense)
+        return LabelTensors(none.long(), none, torch.zeros(len(truth)), truth, full), full
+    found_ids, found_weights, found_tail = (torch.from_numpy(part) for part in entries)
+    labels = LabelTensors(found_ids.long(), found_weights, found_tail, truth)
+    return labels, torch.from_numpy(dense)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    stored=stored_labels(),
+    loss=st.sampled_from(["cross_entropy", "kl"]),
+    temperature=st.sampled_from([1.0, 2.0, 0.7]),
+    temperature_on=st.sampled_from(["both", "student"]),
+    truth_weight=st.sampled_from([0.0, 0.3, 1.0]),
+    spread=st.sampled_from([1.0, 10.0, 300.0]),
+)
+def test_labels_of_the_store_are_the_dense_formula(
+    stored: Stored,
+    loss: LossName,
+    temperature: float,
+    temperature_on: TemperatureOn,
+    truth_weight: float,
+    spread: float,
+) -> None:
+    labels, dense = stored
+    num_rows, num_classes = dense.shape
+    rng = torch.Generator().manual_seed(num_rows * 100 + num_classes)
+    logits = spread * torch.randn(num_rows, num_classes, generator=rng, dtype=torch.float64)
+    logits.requires_grad_()
+    value = distillation_loss(
+        logits,
+        labels,
+        temperature=temperature,
+        truth_weight=truth_weight,
+        loss=loss,
+        temperature_on=temperature_on,
+    )
+    # Sparse weights are float32; the loss itself is float64, so it is compared with what they say.
+    said = labels.expand(num_classes)
+    torch.testing.assert_close(said, dense, rtol=0, atol=1e-6)
+    torch.testing.assert_close(said.sum(1), torch.ones_like(said[:, 0]), rtol=0, atol=1e-5)
+    scaled = logits / temperature
+    rows = -(said * scaled.log_softmax(1)).sum(1)
+    if loss == "kl":
+        rows = rows - torch.special.entr(said.clamp(min=0)).sum(1)
+    soft = rows.mean() * (temperature**2 if temperature_on == "both" else 1)
+    onehot = F.one_hot(labels.targets, num_classes).double()
+    if labels.partner_targets is not None:
+        other = F.one_hot(labels.partner_targets, num_classes).double()
+        onehot = labels.share * onehot + (1 - labels.share) * other
+    truth = -(onehot * logits.log_softmax(1)).sum(1).mean()
+    expected = truth_weight * truth + (1 - truth_weight) * soft
+    torch.testing.assert_close(value, expected, rtol=1e-6, atol=1e-6)
+    grad, expected_grad = gradient(value, logits), gradient(expected, logits)
+    torch.testing.assert_close(grad, expected_grad, rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(grad.sum(1), torch.zeros_like(grad[:, 0]), rtol=0, atol=1e-12)
+
+
+def test_temperature_of_the_student_alone_is_a_scale_of_its_logits() -> None:
+    case = make_case("smoothed")
+    labels = as_labels(case, torch.arange(7))
+    case.logits.requires_grad_()
+    options: dict[str, Any] = {"temperature": 4.0, "temperature_on": "student"}
+    value = distillation_loss(case.logits, labels, **options)
+    torch.testing.assert_close(value, distillation_loss(case.logits / 4, labels))
+    both = distillation_loss(case.logits, labels, temperature=4.0)
+    torch.testing.assert_close(16 * value, both)
+    half = distillation_loss(case.logits, labels, truth_weight=0.5, **options)
+    truth = F.cross_entropy(case.logits, labels.targets)
+    torch.testing.assert_close(half, 0.5 * truth + 0.5 * value)
+
+
+@pytest.mark.parametrize("worst", [-90.0, -110.0, -1e4])
+def test_classes_without_a_probability_in_float32_have_a_loss(worst: float) -> None:
+    case = make_case("smoothed", num_rows=4)
+    logits = case.logits.float()
+    logits[2, case.class_ids[2, 0]] = worst
+    logits[3, case.class_ids[3, 1]] = worst
+    weights, tail = case.weights.float(), case.tail.float()
+    value = sparse_cross_entropy(logits, case.class_ids, weights, tail)
+    exact = sparse_cross_entropy(logits.double(), case.class_ids, case.weights, case.tail)
+    dense = dense_formula(case._replace(logits=logits.double()))
+    torch.testing.assert_close(exact, dense, rtol=1e-12, atol=0)
+    torch.testing.assert_close(value.double(), dense, rtol=2e-6, atol=0)

@@ -15,11 +15,12 @@ from stages.shared import models
 from stages.shared.contract import NoProgress
 from stages.shared.model_config import ModelConfig
 from stages.shared.pixels import normalise
-from stages.shared.training.batches import Labels, StepPlan, StoredCrops
+from stages.shared.training.batches import Labels, StoredCrops
 from stages.shared.training.config import LearnerConfig, TrainingConfig
+from stages.shared.training.inputs import Preparation
 from stages.shared.training.labels import LabelTensors
 from stages.shared.training.learner import Learned, check_loss, learn
-from stages.shared.training.loader import StepBatches
+from stages.shared.training.loader import StepBatches, TrainingBatch
 from stages.shared.training.mixing import (
     Box,
     Mix,
@@ -33,12 +34,13 @@ from stages.shared.training.mixing import (
     symmetric_beta,
 )
 from stages.shared.training.online_teacher import OnlineTeacher
+from stages.shared.training.ranks import Ranks
 from stages.shared.training.trainer import Trainer
 from stages.train.config import Config as TrainConfig
 from store.codecs import Kind, LabelSpec
 from store.errors import ParamsError
 from store.view.reader import ViewMeta
-from tests.stages.training_world import NETWORK, FakeView, image_table, write_images
+from tests.stages.training_world import NETWORK, FakeView, image_table, plan_of, write_images
 
 SIZE = (16, 12)
 MIXES = ["selfmix", "mixup", "cutmix", "mixup_cutmix"]
@@ -242,7 +244,7 @@ def test_a_setting_moves_no_other_draw() -> None:
 @pytest.mark.parametrize("mix", MIXES)
 def test_mixed_labels_sum_to_one_and_stay_sparse(view: FakeView, mix: str) -> None:
     labels = StepBatches(
-        StoredCrops(view, 2, 0), StepPlan(24, 6, 0), models.build(config().model, 3, seed=0).spec
+        StoredCrops(view, 0), plan_of(24, 6, 0, m=2), models.build(config().model, 3, seed=0).spec
     ).make(0)
     for one in drawn(20, mix=mix):
         mixed = labels.labels.mixed(torch.from_numpy(one.partners), one.share)
@@ -277,7 +279,7 @@ def test_mixed_labels_keep_their_parts_when_moved() -> None:
 
 
 def train(view: FakeView, given: LearnerConfig, labels: Labels = "store", **others: Any) -> Learned:
-    source = StoredCrops(view, given.crops_per_image, given.seed, labels)
+    source = StoredCrops(view, given.seed, labels)
     others = {"progress": NoProgress(), **others}
     return learn(given, source, evaluation=None, label="test", **others)
 
@@ -351,7 +353,7 @@ def test_an_online_teacher_is_shown_what_the_student_is(view: FakeView, mix: str
         module.register_forward_pre_hook(
             lambda _, inputs, name=name: shown[name].append(inputs[0].clone())
         )
-    source = StoredCrops(view, 2, 0)
+    source = StoredCrops(view, 0)
     trainer = Trainer(student.module, student.spec, source, given, teacher=online)
     trainer.advance(3, NoProgress())
     assert len(shown["student"]) == len(shown["teacher"]) == 3
@@ -374,10 +376,15 @@ def test_teacher_and_student_see_one_mixture() -> None:
     for mix in (drawn(mix="mixup")[0], corner):
         spec = online.model.spec
         seen = mix_pixels(normalise(raw, spec.mean, spec.std), mix)
-        with torch.inference_mode():
-            expected = online.model.module(seen).softmax(1)
-        assert torch.equal(online.labels(raw, 1.0, mix), expected)
-        assert not torch.equal(online.labels(raw, 1.0), expected)
+        student = replace(spec, mean=(0.1, 0.1, 0.1))
+        prepare = Preparation(config(mix="mixup"), Ranks(), student, spec)
+        batch = TrainingBatch(raw, LabelTensors.from_targets(torch.arange(12) % 3))
+        inputs = prepare(batch, mix, seed=0)
+        assert inputs.teacher_pixels is not None
+        assert torch.equal(inputs.teacher_pixels, seen)
+        own = mix_pixels(normalise(raw, student.mean, student.std), mix)
+        assert torch.equal(inputs.pixels, own)
+        assert torch.equal(online.probabilities(seen, 2.0), online.probabilities(seen, 2.0))
 
 
 def test_a_teacher_of_another_size_cannot_see_the_boxes(view: FakeView) -> None:

@@ -94,6 +94,8 @@ def test_more_crops_keep_the_old_ones(own: Project) -> None:
         {"flip": 0.25},
         {"kind": "random_crop", "size": 20},
         {"kind": "random_crop", "size": 20, "padding": 2},
+        {"augment": {"rand_augment": {}}},
+        {"augment": {"colour_jitter": {"hue": 0.1}}},
     ],
 )
 def test_what_changes_rows_changes_the_key(shared: Project, change: dict[str, Any]) -> None:
@@ -151,6 +153,12 @@ def make_golden() -> dict[str, Any]:
         "random_resized_crop": drawn(),
         "scaled": drawn(scale=(0.08, 0.936), num_crops=11, flip=0.0, seed=2**63 - 1),
         "random_crop": drawn(kind="random_crop", size=32, padding=4),
+        "augmented": drawn(
+            augment={
+                "rand_augment": {"num_ops": 3, "magnitude": 10, "magnitude_std": 4},
+                "colour_jitter": {"brightness": 0.4, "saturation": [0, 3], "hue": 0.5},
+            }
+        ),
     }
 
 

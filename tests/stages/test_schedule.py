@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from stages.shared.training import schedule
 from stages.shared.training.config import TrainingConfig
+from stages.shared.training.passes import Passes
 
 
 def config(**fields: Any) -> TrainingConfig:
@@ -61,7 +62,7 @@ def test_multi_step() -> None:
 
 def test_serrated_is_fkds_formula() -> None:
     # 64 images, 16 crops a step at m=4: 4 images a step, 16 steps a pass, 12 epochs = 3 passes
-    rate = schedule.serrated(0.1, 12, 4, 64, 4)
+    rate = schedule.serrated(0.1, 12, Passes.equal(64, 16, 4, 48))
     expected = [0.1 * (1 + math.cos(math.pi * epoch / 12)) / 2 for epoch in (0, 4, 8)]
     assert [rate(step) for step in range(48)] == pytest.approx(
         [lr for lr in expected for _ in range(16)]
@@ -77,7 +78,8 @@ def test_serrated_is_fkds_formula() -> None:
 def test_serrated_is_piecewise_constant_and_falls(
     num_images: int, images_per_step: int, m: int, passes: int
 ) -> None:
-    rate = schedule.serrated(1.0, passes * m, images_per_step, num_images, m)
+    equal = Passes.equal(num_images, images_per_step * m, m, 1)
+    rate = schedule.serrated(1.0, passes * m, equal)
     num_steps = math.ceil(passes * num_images / images_per_step)
     steps = range(0, num_steps, max(1, num_steps // 200))
     by_pass: dict[int, set[float]] = {}

@@ -19,15 +19,13 @@ from stages.shared.training.evaluation import (
     Evaluator,
     read_class_folder,
 )
+from stages.shared.training.fit import fit
 from stages.shared.training.history import Accuracy, History
 from stages.shared.training.learner import Learned, learn, save
 from stages.shared.training.online_teacher import OnlineTeacher
-from stages.shared.training.trainer import (
-    Trainer,
-    fit,
-    make_accelerator,
-    make_optimizer,
-)
+from stages.shared.training.optimizer import make_optimizer
+from stages.shared.training.ranks import Ranks
+from stages.shared.training.trainer import Trainer, make_accelerator
 from store.errors import DataError, ParamsError, ShardError
 from tests.stages.training_world import (
     CLASS_NAMES,
@@ -71,9 +69,7 @@ def config(**fields: Any) -> LearnerConfig:
 def train(
     view: FakeView, given: LearnerConfig, val: EvaluationSet | None = None, labels: str = "store"
 ) -> Learned:
-    source = StoredCrops(
-        view, given.crops_per_image, given.seed, "truth" if labels == "truth" else "store"
-    )
+    source = StoredCrops(view, given.seed, "truth" if labels == "truth" else "store")
     return learn(given, source, evaluation=val, progress=NoProgress(), label="test")
 
 
@@ -156,11 +152,11 @@ def test_labels_decide(view: FakeView) -> None:
 def test_first_loss_is_that_of_the_formula(view: FakeView) -> None:
     """The first step's loss, computed here from the dense labels of the same crops."""
     given = config(steps=1, temperature=2.0, truth_weight=0.25)
-    source = StoredCrops(view, 2, given.seed)
+    source = StoredCrops(view, given.seed)
     found = train(view, given).history.losses[0]
     model = models.build(given.model, 3, seed=given.seed)
     trainer = Trainer(model.module, model.spec, source, given)
-    batch = next(trainer._batches)
+    batch = trainer._next_batch()
     model.module.train()
     spec = model.spec
     mean, std = (torch.tensor(x)[:, None, None] for x in (spec.mean, spec.std))
@@ -197,7 +193,7 @@ def test_online_teacher_gives_the_labels(view: FakeView) -> None:
     fit(
         student.module,
         student.spec,
-        StoredCrops(view, 2, 0, "truth"),
+        StoredCrops(view, 0, "truth"),
         given,
         teacher=OnlineTeacher(sure),
         progress=NoProgress(),
@@ -261,7 +257,7 @@ def test_impossible_optimizers_are_told(fields: dict[str, Any], message: str) ->
 @pytest.mark.parametrize("fields", [{"device": "cuda"}, {"device": "auto", "precision": "fp16"}])
 def test_what_only_a_gpu_can_do_is_told(fields: dict[str, Any]) -> None:
     with pytest.raises(ParamsError, match="GPU"):
-        make_accelerator(config(**fields))
+        make_accelerator(config(**fields), Ranks())
 
 
 def write_one(path: Path) -> None:

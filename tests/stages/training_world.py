@@ -9,6 +9,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from stages.shared.training.batches import StepPlan
+from stages.shared.training.passes import Passes
 from store.batch import LabelBatch
 from store.codecs import LabelSpec
 from store.images import ImageTable
@@ -108,12 +110,14 @@ class FakeView:
     def paths(self, rows: NDArray[np.int64]) -> list[str]:
         return [str(self.folder / self.images.paths[row]) for row in rows]
 
-    def draw(
-        self, rows: NDArray[np.int64], pass_number: int, m: int, seed: int
-    ) -> NDArray[np.int64]:
+    @property
+    def content_hashes(self) -> NDArray[np.uint64] | None:
+        return None
+
+    def draw(self, rows: NDArray[np.int64], first: int, m: int, seed: int) -> NDArray[np.int64]:
         hashes = path_hashes(self.images.paths)[rows]
         num_kept = np.full(len(rows), self.num_crops)
-        return draw_kept(seed, hashes, num_kept, np.full(len(rows), pass_number * m), m)
+        return draw_kept(seed, hashes, num_kept, np.full(len(rows), first), m)
 
     def gather(self, rows: NDArray[np.int64], crops: NDArray[np.int64]) -> LabelBatch:
         targets = self.images.class_ids[rows].astype(np.int64)
@@ -132,3 +136,8 @@ class FakeView:
             tail=np.full(crops.shape, tail, np.float32),
             targets=targets,
         )
+
+
+def plan_of(num_images: int, images_per_step: int, seed: int, m: int = 1) -> StepPlan:
+    """Steps of so many images, in passes that all take ``m`` crops an image."""
+    return StepPlan(Passes.equal(num_images, images_per_step * m, m, 1000), seed)

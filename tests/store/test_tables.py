@@ -152,6 +152,7 @@ def make_golden() -> dict[str, Any]:
         "infer_rejects": schema.INFER_REJECTS,
         "scores": schema.SCORES,
         "crops": schema.CROPS,
+        "crops with recorded augmentation": schema.crops(1),
         "calibrated": schema.CALIBRATED,
         "soft": schema.soft(2, has_max_prob=False, has_outside_prob=False),
         "soft with max_prob and outside_prob": all_soft,

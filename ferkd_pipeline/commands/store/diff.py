@@ -219,12 +219,13 @@ def _show_rows(rows: RowsDifference) -> None:
             ]
         )
     if crops := rows.crops:
-        show_lines(
-            [
-                f"Crops: {crops.num_crops:,}; {crops.other_box:,} boxes and {crops.other_flip:,} "
-                "flips differ"
-            ]
+        line = (
+            f"Crops: {crops.num_crops:,}; {crops.other_box:,} boxes and {crops.other_flip:,} "
+            "flips differ"
         )
+        if crops.other_ops:
+            line += f"; {crops.other_ops:,} crops have other operations"
+        show_lines([line])
     if labels := rows.labels:
         line = (
             f"Labels: {labels.num_crops:,}; {labels.other_label:,} differ, of which "

@@ -12,6 +12,7 @@ from pydantic import Field
 from stages.shared.model_config import ModelConfig
 from stages.shared.training.crop_use_config import CropUseConfig, LossName, MixName
 from stages.shared.training.optimizer_config import OptimizerConfig, ScheduleName
+from stages.shared.training.passes import Passes
 
 __all__ = [
     "Device",
@@ -120,12 +121,24 @@ class TrainingConfig(OptimizerConfig, CropUseConfig):
         """Images that a batch's crops come from."""
         return self.batch_size // self.crops_per_image
 
+    def passes(self, num_images: int) -> Passes:
+        """Return the passes over ``num_images`` images that the training makes."""
+        size, m = self.batch_size, self.crops_per_image
+        epochs = self.epochs
+        if epochs is None:
+            assert self.steps is not None
+            epochs = self.steps * size / num_images
+        if self.schedule == "serrated":
+            warmup = self.num_warmup_steps(num_images) * size / num_images
+            return Passes.serrated(
+                num_images, size, m, num_epochs=epochs, warmup_epochs=warmup, num_steps=self.steps
+            )
+        num_steps = self.steps or max(1, math.ceil(epochs * num_images / size))
+        return Passes.equal(num_images, size, m, num_steps)
+
     def num_steps(self, num_images: int) -> int:
         """Return the length of a training on ``num_images`` images in steps."""
-        if self.steps is not None:
-            return self.steps
-        assert self.epochs is not None
-        return max(1, math.ceil(self.epochs * num_images / self.batch_size))
+        return self.passes(num_images).num_steps
 
     def num_warmup_steps(self, num_images: int) -> float:
         """Return the length of the rise in steps; a fraction where epochs do not fill steps."""
@@ -138,7 +151,7 @@ class LearnerConfig(TrainingConfig):
     """A network and how it is trained; what the sections teacher and train have in common."""
 
     model: ModelConfig
-    """The network: a timm model by name, from scratch or from weights."""
+    """The network: by name, from scratch or from weights."""
 
     evaluation: str | None = None
     """Folder of class folders to measure accuracy on while training; none: not measured."""

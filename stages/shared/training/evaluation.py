@@ -1,67 +1,27 @@
-"""Top-1 and top-5 accuracy on a folder of class folders.
+"""Top-1 and top-5 accuracy on a set of images.
 
-Shapes: B images of a batch, C classes, (h, w) the network's input size.
+Shapes: B images of a batch, L labels of the image that has most, C classes, (h, w) the network's
+input size.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import nn
 from torch.utils.data import Dataset
 
-from stages.shared.images import find_classes, find_images
+from stages.shared.contract import NoProgress, Progress
 from stages.shared.model_config import PixelSpec
 from stages.shared.pixels import evaluation_crop, normalise
+from stages.shared.training.evaluation_sets import EvaluationSet, read_class_folder
 from stages.shared.training.history import Accuracy
 from stages.shared.training.loader import iterate, read_image
-from store.errors import DataError, FerkdError, ShardError
+from store.errors import FerkdError, ShardError
+
+__all__ = ["EvaluationSet", "Evaluator", "read_class_folder"]
 
 KEPT_BYTES = 256 * 2**20
 """Sets whose pixels fit into this are read once and kept as uint8; larger ones stream."""
-
-
-@dataclass(frozen=True, slots=True)
-class EvaluationSet:
-    """Images with their classes in the order of training."""
-
-    name: str
-    """As reports call it: val, test."""
-    paths: tuple[str, ...]
-    """Files, sorted."""
-    class_ids: tuple[int, ...]
-    """Of each file."""
-    num_classes: int
-    """C of the training, also where the folder holds fewer."""
-
-
-def read_class_folder(name: str, folder: Path, class_names: Sequence[str]) -> EvaluationSet:
-    """List the images of a folder of class folders, matched to the training classes by name.
-
-    A training class without a folder is allowed: sets may cover fewer classes.
-
-    Raises:
-        DataError: no such folder, a class folder that training does not know or that is empty, or
-            an image file that cannot be one.
-    """
-    numbers = {class_name: class_id for class_id, class_name in enumerate(class_names)}
-    for found in find_classes(folder):
-        if found not in numbers:
-            raise DataError(
-                f"{folder / found}: training knows no class of this name (it has {len(numbers)}, "
-                f"such as {', '.join(class_names[:3])}); rename or remove the folder"
-            )
-    images = find_images(folder)
-    if images.rejects:
-        reject = images.rejects[0]
-        raise DataError(f"{folder / reject.path}: {reject.reason}; repair or remove it")
-    return EvaluationSet(
-        name=name,
-        paths=tuple(str(folder / path) for path in images.paths),
-        class_ids=tuple(numbers[path.split("/", 1)[0]] for path in images.paths),
-        num_classes=len(class_names),
-    )
 
 
 class Evaluator:
@@ -78,37 +38,60 @@ class Evaluator:
         num_bytes = 3 * spec.size[0] * spec.size[1] * len(images.paths)
         self._kept: list[torch.Tensor] | None = [] if num_bytes <= KEPT_BYTES else None
 
-    def __call__(self, module: nn.Module, device: torch.device) -> Accuracy:
+    def __call__(
+        self, module: nn.Module, device: torch.device, progress: Progress | None = None
+    ) -> Accuracy:
         """Return the accuracy of ``module``, which is on ``device``; its mode is restored.
+
+        Computes in the precision that the weights have, outside of autocast. An image with several
+        labels is right where one of them is predicted; its class is that of its folder.
+
+        Args:
+            module: gives (B, C) logits.
+            device: where its weights lie.
+            progress: told of every image.
 
         Raises:
             DataError: an image is missing or damaged.
             ShardError: the network's outputs are not finite.
         """
+        progress = progress or NoProgress()
         was_training = module.training
         module.eval()
-        class_ids = torch.tensor(self._images.class_ids)
-        tallies = torch.zeros(2, len(class_ids), dtype=torch.bool)
+        tallies = torch.zeros(2, len(self._images.paths), dtype=torch.bool)
         start = 0
         with torch.inference_mode():
-            for pixels in self._batches():
+            for pixels in self._batches(device):
                 stop = start + len(pixels)
-                inputs = normalise(pixels.to(device), self._spec.mean, self._spec.std)
+                inputs = normalise(
+                    pixels.to(device, non_blocking=True), self._spec.mean, self._spec.std
+                )
                 logits = module(inputs).float().cpu()
-                tallies[:, start:stop] = self._hits(logits, class_ids[start:stop])
+                tallies[:, start:stop] = self._hits(logits, self._labels(start, stop))
+                progress.advance(len(pixels))
                 start = stop
         module.train(was_training)
-        return self._accuracy(tallies, class_ids)
+        return self._accuracy(tallies, torch.tensor(self._images.class_ids))
 
-    def _hits(self, logits: torch.Tensor, class_ids: torch.Tensor) -> torch.Tensor:
+    def _labels(self, start: int, stop: int) -> torch.Tensor:
+        """Return the labels of images ``start`` to ``stop``, (B, L) int64; -1 where there is none.
+
+        L is that of these images.
+        """
+        if self._images.labels is None:
+            return torch.tensor(self._images.class_ids[start:stop])[:, None]
+        return _padded(self._images.labels[start:stop])
+
+    def _hits(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Return whether top-1 and top-5 are right, (2, B) bool."""
         if not logits.isfinite().all():
             raise ShardError(
                 f"the network's outputs on {self.name} are not finite: training diverged; "
                 "lower lr or set clip_grad"
             )
-        best = logits.topk(min(5, logits.shape[1]), dim=1).indices == class_ids[:, None]
-        return torch.stack([best[:, 0], best.any(1)])
+        best = logits.topk(min(5, logits.shape[1]), dim=1).indices
+        right = (best[:, :, None] == labels[:, None, :]).any(2)
+        return torch.stack([right[:, 0], right.any(1)])
 
     def _accuracy(self, tallies: torch.Tensor, class_ids: torch.Tensor) -> Accuracy:
         top1, top5 = tallies.double().mean(1).tolist()
@@ -123,18 +106,26 @@ class Evaluator:
             ),
         )
 
-    def _batches(self) -> Iterator[torch.Tensor]:
+    def _batches(self, device: torch.device) -> Iterator[torch.Tensor]:
         if self._kept:
             yield from self._kept
             return
         read = []
+        pin = device.type == "cuda" and self._num_workers > 0
         batches = _EvaluationBatches(self._images.paths, self._spec, self._batch_size)
-        for pixels in iterate(batches, range(batches.num_batches), self._num_workers):
+        for pixels in iterate(
+            batches, range(batches.num_batches), self._num_workers, pin_memory=pin
+        ):
             if self._kept is not None:
                 read.append(pixels)
             yield pixels
         if self._kept is not None:
             self._kept = read
+
+
+def _padded(rows: Sequence[Sequence[int]]) -> torch.Tensor:
+    longest = max(map(len, rows))
+    return torch.tensor([[*row, *[-1] * (longest - len(row))] for row in rows])
 
 
 class _EvaluationBatches(Dataset["torch.Tensor | FerkdError"]):

@@ -3,7 +3,11 @@
 import csv
 import io
 import statistics
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Self
+
+import torch
 
 from stages.shared.contract import Json
 
@@ -40,6 +44,9 @@ class History:
     """Wall time of each step, data included, evaluation not. On a GPU single values say little,
     since steps run ahead of the clock; their mean is right. Kept out of reproducible files."""
 
+    wait_seconds: list[float] = field(default_factory=list)
+    """Of each step's wall time, what went by until its data were there."""
+
     @property
     def final(self) -> Accuracy | None:
         """Accuracy at the end, if there was an evaluation."""
@@ -49,6 +56,28 @@ class History:
         """Return the mean without the first steps; None for too short a training."""
         measured = self.step_seconds[_FIRST_STEPS:]
         return statistics.fmean(measured) if measured else None
+
+    def waited_share(self) -> float | None:
+        """Return the share of the time that went into waiting for data; None if not measured."""
+        total = sum(self.step_seconds[_FIRST_STEPS:])
+        return sum(self.wait_seconds[_FIRST_STEPS:]) / total if total else None
+
+    def state(self) -> dict[str, object]:
+        """Return all but the times, for a checkpoint."""
+        return {
+            "losses": torch.tensor(self.losses, dtype=torch.float64),
+            "lrs": torch.tensor(self.lrs, dtype=torch.float64),
+            "evaluations": [(step, asdict(accuracy)) for step, accuracy in self.evaluations],
+        }
+
+    @classmethod
+    def of_state(cls, state: Mapping[str, Any]) -> Self:
+        """Return what `state` was taken of."""
+        return cls(
+            losses=state["losses"].tolist(),
+            lrs=state["lrs"].tolist(),
+            evaluations=[(step, Accuracy(**found)) for step, found in state["evaluations"]],
+        )
 
     def curve_csv(self) -> str:
         """Return the curve as CSV: step, lr, loss (mean since the row before), top1, top5.

@@ -89,13 +89,18 @@ class LabelTensors:
 
     def to(self, device: torch.device) -> Self:
         """Return the labels on ``device``."""
-        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
+        return self.map(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pin_memory(self) -> Self:
         """Return the labels in page-locked memory; the DataLoader calls this by name."""
-        return self._map(lambda tensor: tensor.pin_memory())
+        return self.map(lambda tensor: tensor.pin_memory())
 
-    def _map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Self:
+    def cut(self, start: int, stop: int) -> Self:
+        """Return the labels of crops ``start`` to ``stop``."""
+        return self.map(lambda tensor: tensor[start:stop])
+
+    def map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Self:
+        """Return the labels with every tensor changed."""
         partner_targets = self.partner_targets
         return type(self)(
             change(self.class_ids),

@@ -11,11 +11,15 @@ from stages.shared.models import Model
 from stages.shared.training.batches import CropSource, CropView
 from stages.shared.training.config import LearnerConfig, TrainingConfig
 from stages.shared.training.evaluation import EvaluationSet, Evaluator
+from stages.shared.training.fit import Places, fit
 from stages.shared.training.history import History
 from stages.shared.training.online_teacher import OnlineTeacher
-from stages.shared.training.trainer import fit
+from stages.shared.training.ranks import Ranks
 from store.atomic import replace_folder
 from store.errors import ParamsError
+
+_WORTH_TELLING = 0.2
+"""Share of the time spent waiting for data from which on people are told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,16 +43,20 @@ def learn(
     progress: Progress,
     label: str,
     teacher: OnlineTeacher | None = None,
+    ranks: Ranks | None = None,
+    places: Places | None = None,
 ) -> Learned:
     """Build the network that ``config`` names, train it on ``source`` and measure it.
 
-    ``teacher`` labels the crops of every step anew, instead of the labels of ``source``.
+    ``teacher`` labels the crops of every step anew, instead of the labels of ``source``. The other
+    arguments are those of `fit`.
 
     Raises:
         ParamsError: the network, optimizer, device or precision cannot be had, or the loss or the
             mixing does not suit labels or teacher.
-        DataError: an image is missing, damaged or changed.
+        DataError: an image is missing, damaged or changed, or a checkpoint does not fit.
         ShardError: training diverged.
+        RetryError: an image could not be read this time, or a process that reads died.
     """
     model = models.build(config.model, source.num_classes, seed=config.seed)
     evaluator = None
@@ -63,6 +71,8 @@ def learn(
         teacher=teacher,
         progress=progress,
         label=label,
+        ranks=ranks,
+        places=places,
     )
     return Learned(model, history)
 
@@ -101,6 +111,13 @@ def check_temperature(config: TrainingConfig, view: CropView) -> None:
         ParamsError: the two differ, or the labels mix teacher and ground truth (a calibration).
     """
     stored = view.meta.label.temperature
+    if config.temperature_on == "student":
+        if stored != 1:
+            raise ParamsError(
+                f"the labels were stored at temperature {stored:g} (compress.temperature), allowed "
+                "with train.temperature_on student: 1"
+            )
+        return
     if config.temperature != stored:
         raise ParamsError(
             f"train.temperature is {config.temperature:g}, but the labels were stored at "
@@ -117,18 +134,19 @@ def check_loss(config: TrainingConfig, view: CropView) -> None:
     """Refuse a loss that the view's kind of labels cannot give.
 
     Raises:
-        ParamsError: mse without a probability of every class, or labels that are no probabilities.
+        ParamsError: mse without a probability of every class; projection for labels that are
+            probabilities, or another loss for labels that are none.
     """
     kind = view.meta.label.kind
+    if (config.loss == "projection") != (kind == "logits"):
+        raise ParamsError(
+            f"train.loss is {config.loss}, but compress.kind is {kind}; labels of kind logits are "
+            "learned with loss projection, all others with another loss"
+        )
     if config.loss == "mse" and kind != "full":
         raise ParamsError(
             f"train.loss is mse, which needs a probability of every class, but compress.kind is "
             f"{kind}; set compress.kind to full, or train.loss to cross_entropy or kl"
-        )
-    if kind == "logits":
-        raise ParamsError(
-            f"train.loss is {config.loss}, which needs probabilities, but compress.kind is logits; "
-            "set compress.kind to another"
         )
 
 
@@ -140,6 +158,17 @@ def sentence(role: str, config: LearnerConfig, learned: Learned, set_name: str |
     if final is None:
         return f"{network}: trained for {steps}; no evaluation folder is set"
     return f"{network}: top-1 {final.top1:.1%} on {set_name} after {steps}".replace("%", " %")
+
+
+def waited(learned: Learned) -> tuple[str, ...]:
+    """Return a sentence where the network often had to wait for its data."""
+    share = learned.history.waited_share()
+    if share is None or share < _WORTH_TELLING:
+        return ()
+    return (
+        f"waited for data {share:.0%} of the time: raise num_workers, or see whether the disk "
+        "is slow".replace("%", " %"),
+    )
 
 
 def write_metrics(folder: Path, numbers: dict[str, Json], history: History) -> None:

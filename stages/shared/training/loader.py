@@ -1,84 +1,87 @@
 """Steps as tensors: each image decoded once, its crops resized straight into the batch.
 
+Crops are resized by the process that decodes (cpu), or where the network is, out of whole images
+that were sent there (device).
+
 Shapes: I images a step, m crops an image, B = I x m, (h, w) the network's input size.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Self
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
-from stages.shared.images import INDEXED_MAX_PIXELS, ImageError, decode, read_bytes
 from stages.shared.model_config import PixelSpec
 from stages.shared.pixels import crop_resize
-from stages.shared.training.batches import CropSource, Selection, StepPlan, select_step
+from stages.shared.recorded import replay
+from stages.shared.training.augment import augmented
+from stages.shared.training.batches import WHOLE, CropSource, Part, Selection, StepPlan, select_step
+from stages.shared.training.config import TrainingConfig
+from stages.shared.training.device_batch import UncutCrops
+from stages.shared.training.image_reader import ImageReader, read_image, wanted_images
 from stages.shared.training.labels import LabelTensors
-from store.errors import DataError, FerkdError, RetryError
+from stages.shared.training.loader_memory import new_bytes, want_of_memory
+from stages.shared.training.loading import Loading
+from store.errors import FerkdError, ParamsError
 
-KEPT_BYTES = 128 * 2**20
-"""Image sets that are smaller than this when decoded are decoded once and kept, per process."""
+__all__ = [
+    "ImageReader",
+    "Place",
+    "StepBatches",
+    "TrainingBatch",
+    "cut_crops",
+    "iterate",
+    "iterate_steps",
+    "pixel_sizes",
+    "read_image",
+    "resize_place",
+]
 
-_PREFETCH = 4  # batches a worker may be ahead
+Place = Literal["cpu", "device"]
+
+_MOST_WHOLE_BYTES = 2**30
+"""Whole images of a step that `auto` sends to a GPU; larger ones are cut before."""
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingBatch:
-    """The crops of one step and their labels."""
+    """The crops of one step, or of a part of it, and their labels."""
 
     pixels: torch.Tensor
-    """(B, 3, h, w) uint8, the m crops of an image side by side."""
+    """(B, 3, h, w) uint8, the m crops of an image side by side; (0, 3, h, w) where the crops are
+    still to be cut out of ``uncut``: `to` does that."""
     labels: LabelTensors
     teacher_pixels: torch.Tensor | None = None
     """The same crops at an online teacher's size, where that differs from the student's."""
+    uncut: UncutCrops | None = None
+    """Whole images, where crops are resized on the device."""
+    specs: tuple[PixelSpec, ...] = ()
+    """How crops are cut out of ``uncut``: for the student, then for the teacher."""
 
-    def to(self, device: torch.device) -> Self:
-        """Return the batch on ``device``."""
-        return self._map(lambda part: part.to(device, non_blocking=True), self.labels.to(device))
+    def to(self, device: torch.device) -> "TrainingBatch":
+        """Return the batch on ``device``, its crops cut."""
+        labels = self.labels.to(device)
+        if self.uncut is not None:
+            return _batch(self.uncut.cut(device, self.specs), labels)
+        return self._map(lambda part: part.to(device, non_blocking=True), labels)
 
-    def pin_memory(self) -> Self:
+    def pin_memory(self) -> "TrainingBatch":
         """Return the batch in page-locked memory; the DataLoader calls this by name."""
-        return self._map(lambda part: part.pin_memory(), self.labels.pin_memory())
+        batch = self._map(lambda part: part.pin_memory(), self.labels.pin_memory())
+        return batch if self.uncut is None else replace(batch, uncut=self.uncut.pin_memory())
 
-    def _map(self, change: Callable[[torch.Tensor], torch.Tensor], labels: LabelTensors) -> Self:
+    def _map(
+        self, change: Callable[[torch.Tensor], torch.Tensor], labels: LabelTensors
+    ) -> "TrainingBatch":
         teacher = None if self.teacher_pixels is None else change(self.teacher_pixels)
-        return type(self)(change(self.pixels), labels, teacher)
+        return replace(self, pixels=change(self.pixels), labels=labels, teacher_pixels=teacher)
 
 
-class ImageReader:
-    """Reads and decodes image files; keeps them where all of them are small."""
-
-    def __init__(self, decoded_bytes: int) -> None:
-        self._kept: dict[str, NDArray[np.uint8]] | None
-        self._kept = {} if decoded_bytes <= KEPT_BYTES else None
-
-    def read(self, path: str) -> NDArray[np.uint8]:
-        """Return an image as (H, W, 3) uint8.
-
-        Raises:
-            DataError: the file is missing or is not an image.
-            RetryError: the file could not be read this time.
-        """
-        if self._kept is None:
-            return read_image(path)
-        image = self._kept.get(path)
-        if image is None:
-            image = self._kept[path] = read_image(path)
-        return image
-
-
-def read_image(path: str) -> NDArray[np.uint8]:
-    """Return an image file as (H, W, 3) uint8; raises as `ImageReader.read`."""
-    try:
-        return decode(read_bytes(Path(path)), max_pixels=INDEXED_MAX_PIXELS)
-    except ImageError as error:
-        raise DataError(
-            f"{path}: {error}; restore the file, or run the stage index again to leave it out"
-        ) from None
+def _batch(pixels: list[torch.Tensor], labels: LabelTensors) -> TrainingBatch:
+    return TrainingBatch(pixels[0], labels, pixels[1] if len(pixels) > 1 else None)
 
 
 def cut_crops(
@@ -86,39 +89,29 @@ def cut_crops(
 ) -> list[torch.Tensor]:
     """Return the selection's crops as (B, 3, h, w) uint8, once at each of the sizes of ``specs``.
 
+    What was recorded to be done to them is done.
+
     Raises:
-        DataError: an image is missing, damaged, or not of the size that its boxes were drawn for.
+        DataError: an image is missing, damaged, or not the one that its boxes were drawn for.
         RetryError: an image could not be read this time.
     """
-    boxes, flips = selection.batch.boxes, selection.batch.flips
-    num_images, m = flips.shape
-    outputs = [
-        torch.empty(
-            (num_images * m, 3, *spec.size), dtype=torch.uint8, memory_format=torch.channels_last
-        )
-        for spec in specs
-    ]
-    for place, path in enumerate(selection.paths):
-        image = reader.read(path)
-        _check_size(path, image, selection.heights[place], selection.widths[place])
+    batch = selection.batch
+    num_images, m = batch.flips.shape
+    outputs = [new_bytes((num_images * m, *each.size, 3)).permute(0, 3, 1, 2) for each in specs]
+    for place, wanted in enumerate(wanted_images(selection)):
+        image = reader.read(wanted)
         for output, spec in zip(outputs, specs, strict=True):
             crop_resize(
                 image,
-                boxes[place],
-                flips[place],
+                batch.boxes[place],
+                batch.flips[place],
                 spec.size,
                 spec.interpolation,
                 out=output[place * m : place * m + m],
             )
-    return outputs
-
-
-def _check_size(path: str, image: NDArray[np.uint8], height: int, width: int) -> None:
-    if image.shape[:2] != (height, width):
-        raise DataError(
-            f"{path} is {image.shape[0]}x{image.shape[1]} pixels, but was {height}x{width} when it "
-            "was indexed; run the stage index again"
-        )
+    if batch.ops is None:
+        return outputs
+    return [replay(each, batch.ops, out=each) for each in outputs]
 
 
 class StepBatches(Dataset["TrainingBatch | FerkdError"]):
@@ -130,18 +123,61 @@ class StepBatches(Dataset["TrainingBatch | FerkdError"]):
         plan: StepPlan,
         spec: PixelSpec,
         teacher_spec: PixelSpec | None = None,
+        *,
+        resize: Place | Literal["auto"] = "cpu",
+        augment: str | None = None,
+        seed: int = 0,
+        part: Part = WHOLE,
     ) -> None:
+        """Read nothing yet.
+
+        Args:
+            source: where crops come from.
+            plan: which images a step takes.
+            spec: of the student.
+            teacher_spec: of an online teacher.
+            resize: where; `resize_place` chooses, auto is cpu here.
+            augment: RandAugment of the student's crops. A teacher of the same size sees it too.
+            seed: of RandAugment.
+            part: (rank, number of ranks): which images of a step to read.
+
+        Raises:
+            ParamsError: RandAugment is asked for, and crops are resized on a device.
+        """
+        if resize == "device" and augment is not None:
+            raise ParamsError(_both(augment))
         self._source = source
         self._plan = plan
         self._specs = pixel_sizes(spec, teacher_spec)
+        self._on_device = resize == "device"
+        self._augment = augment
+        self._seed = seed
+        self._part = part
         self._reader = ImageReader(source.decoded_bytes)
+
+    @property
+    def mean_bytes(self) -> int:
+        """About how large a batch is, labels left out."""
+        passes, (_, count) = self._plan.passes, self._part
+        num_crops = passes.batch_size // count
+        if not self._on_device:
+            return sum(3 * each.size[0] * each.size[1] * num_crops for each in self._specs)
+        fewest_crops = min(run.first.m for run in passes.runs)
+        return _whole_bytes(self._source, num_crops // fewest_crops)
 
     def make(self, step: int) -> TrainingBatch:
         """Return a step's batch; raises as `cut_crops`."""
-        selection = select_step(self._source, self._plan, step)
-        pixels = cut_crops(selection, self._reader, self._specs)
+        selection = select_step(self._source, self._plan, step, self._part)
         labels = LabelTensors.from_batch(selection.batch)
-        return TrainingBatch(pixels[0], labels, pixels[1] if len(pixels) > 1 else None)
+        if self._on_device:
+            none = torch.empty((0, 3, *self._specs[0].size), dtype=torch.uint8)
+            uncut = UncutCrops.read(selection, self._reader)
+            return TrainingBatch(none, labels, None, uncut, self._specs)
+        pixels = cut_crops(selection, self._reader, self._specs)
+        if self._augment is not None:
+            places = np.arange(len(pixels[0])) + self._part[0] * len(pixels[0])
+            pixels[0] = augmented(pixels[0], places, self._augment, self._seed, step)
+        return _batch(pixels, labels)
 
     def __getitem__(self, step: int) -> TrainingBatch | FerkdError:
         """Return a step's batch, or why there is none."""
@@ -149,6 +185,45 @@ class StepBatches(Dataset["TrainingBatch | FerkdError"]):
             return self.make(step)
         except FerkdError as error:
             return error
+        except (MemoryError, RuntimeError) as error:
+            told = want_of_memory(error)
+            if told is None:
+                raise
+            return told
+
+
+def resize_place(
+    config: TrainingConfig, device: torch.device, source: CropSource | None = None
+) -> Place:
+    """Return where crops are resized: ``config.resize``, where that is auto on a GPU's device.
+
+    On the CPU nevertheless with RandAugment, which needs crops there, and where the images of a
+    step of ``source`` would take more than 1 GiB.
+
+    Raises:
+        ParamsError: RandAugment is asked for, and crops are to be resized on a device.
+    """
+    if config.resize != "auto":
+        if config.resize == "device" and config.augment is not None:
+            raise ParamsError(_both(config.augment))
+        return config.resize
+    if device.type != "cuda" or config.augment is not None:
+        return "cpu"
+    too_large = source is not None and (
+        _whole_bytes(source, config.images_per_step) > _MOST_WHOLE_BYTES
+    )
+    return "cpu" if too_large else "device"
+
+
+def _whole_bytes(source: CropSource, num_images: int) -> int:
+    return source.decoded_bytes // source.num_images * num_images
+
+
+def _both(augment: str) -> str:
+    return (
+        f"resize is device and augment is {augment}, which works on crops that were resized by the "
+        "processes that decode; set resize to auto or cpu, or augment to none"
+    )
 
 
 def pixel_sizes(spec: PixelSpec, teacher_spec: PixelSpec | None) -> tuple[PixelSpec, ...]:
@@ -161,53 +236,24 @@ def pixel_sizes(spec: PixelSpec, teacher_spec: PixelSpec | None) -> tuple[PixelS
 
 def iterate_steps(
     batches: StepBatches, start: int, stop: int, *, num_workers: int, pin_memory: bool = False
-) -> Iterator[TrainingBatch]:
-    """Yield the batches of steps ``start`` to ``stop`` (exclusive), in order.
+) -> Loading[TrainingBatch]:
+    """Return the batches of steps ``start`` to ``stop`` (exclusive), in order.
 
-    Raises:
+    Its `next` raises:
         DataError: an image is missing, damaged or changed; the message names it.
         RetryError: an image could not be read this time, or a worker process died.
     """
-    yield from iterate(batches, range(start, stop), num_workers, pin_memory)
+    return Loading(
+        batches,
+        range(start, stop),
+        num_workers,
+        pin_memory=pin_memory,
+        item_bytes=batches.mean_bytes,
+    )
 
 
 def iterate(
     dataset: Dataset[Any], numbers: range, num_workers: int, pin_memory: bool = False
-) -> Iterator[Any]:
-    """Yield ``dataset``'s items by number, raising those that are errors."""
-    loader: DataLoader[Any] = DataLoader(
-        dataset,
-        batch_size=None,
-        sampler=numbers,
-        num_workers=num_workers,
-        collate_fn=_as_it_is,
-        pin_memory=pin_memory,
-        prefetch_factor=_PREFETCH if num_workers else None,
-        generator=torch.Generator(),  # else it draws from the one that dropout uses
-    )
-    items = iter(loader)
-    try:
-        while (item := _next_item(items)) is not None:
-            if isinstance(item, FerkdError):
-                raise item
-            yield item
-    finally:
-        # Now and not with the traceback that holds this frame: workers that are left to the
-        # garbage collector take five seconds to stop.
-        del items
-
-
-def _next_item(items: Iterator[Any]) -> Any:
-    try:
-        return next(items, None)
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        raise RetryError(
-            "a process that loads images died, perhaps for want of memory; "
-            "lower num_workers or batch_size and try again"
-        ) from None
-
-
-def _as_it_is(item: Any) -> Any:
-    return item
+) -> Loading[Any]:
+    """Return ``dataset``'s items by number; those that are errors are raised."""
+    return Loading(dataset, numbers, num_workers, pin_memory=pin_memory)

@@ -15,7 +15,7 @@ classes, since a softmax does not see a constant. By Hinton et al. 2015, Eq. 4, 
 T^2 KL becomes for high T.
 """
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -25,17 +25,24 @@ from stages.shared.training.config import LossName
 from stages.shared.training.labels import LabelTensors
 from store.errors import ParamsError
 
-_CPU_ROWS = 64
-"""Rows whose gradient is made at once on a CPU: 64 x 1000 float32 stay in the second-level cache,
-which saves two trips to memory (about 7 % of the whole at B=1024, C=1000)."""
+TemperatureOn = Literal["both", "student"]
+"""`TrainingConfig.temperature_on`."""
 
 _SMALLEST_PROB = 2.0**-24
 """Least float16 above 0, where logarithms of labels stop: a stored 0 was less than half of it, and
 log 0 would be infinite. An online teacher's labels stop there too: same labels, same loss."""
 
+_PLAIN_PROB = 1e-30
+"""Above it the logarithm of a float32 probability has all its digits; below 1e-38 it loses them."""
+
 
 class _SparseSoftCrossEntropy(torch.autograd.Function):
-    """Rows' losses; saves log-probabilities only, one buffer as hard-label cross-entropy does."""
+    """Mean over the rows; saves one buffer of the logits' size, as hard-label cross-entropy does.
+
+    That buffer is the softmax, of which the gradient is a product and a difference: from
+    log-probabilities it would take another exponential of each class. At this size calls cost as
+    much as numbers, so there are dot products over all rows instead of sums and means.
+    """
 
     @staticmethod
     def forward(
@@ -45,22 +52,42 @@ class _SparseSoftCrossEntropy(torch.autograd.Function):
         weights: torch.Tensor,
         tail: torch.Tensor,
     ) -> torch.Tensor:
-        logp = logits.log_softmax(1)
-        ctx.save_for_backward(logp, class_ids, weights, tail)
-        return -(weights * logp.gather(1, class_ids)).sum(1) - tail * logp.sum(1)
+        num_rows, num_classes = logits.shape
+        probs = logits.softmax(1)
+        ctx.save_for_backward(probs, class_ids, weights, tail)
+        logp, log_sums = _log_probs(logits, probs, class_ids)
+        all_logp = logits.sum(1).sub_(log_sums, alpha=num_classes)  # sum_c logp_c
+        value = torch.dot(weights.reshape(-1), logp.view(-1)).add_(torch.dot(tail, all_logp))
+        return value.div_(-num_rows)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, upstream: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
-        logp, class_ids, weights, tail = ctx.saved_tensors
-        mass = (weights.sum(1) + tail * logp.shape[1]) * upstream
-        grad = torch.empty_like(logp)
-        rows = _CPU_ROWS if logp.device.type == "cpu" else max(1, len(logp))
-        parts = (logp, grad, mass[:, None], (tail * upstream)[:, None])
-        for source, out, scale, shift in zip(*(part.split(rows) for part in parts), strict=True):
-            torch.exp(source, out=out).mul_(scale).sub_(shift)
+        probs, class_ids, weights, tail = ctx.saved_tensors
+        scale = upstream / -len(probs)
+        weights, tail = weights * scale, tail * scale
+        mass = weights.sum(1).add_(tail, alpha=probs.shape[1]).neg_()
+        grad = torch.mul(probs, mass[:, None]).add_(tail[:, None])
         # scatter_add_ takes repeated ids: a class that stands twice gets both weights.
-        return grad.scatter_add_(1, class_ids, -weights * upstream[:, None]), None, None, None
+        return grad.scatter_add_(1, class_ids, weights), None, None, None
+
+
+def _log_probs(
+    logits: torch.Tensor, probs: torch.Tensor, class_ids: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the entries' log-probabilities (B, E) and log sum_c exp(logits_c) (B,).
+
+    On a CPU, where no entry is too improbable to have a logarithm, the first of a row tells the
+    sum: to find the most probable class instead takes a tenth of the whole loss.
+    """
+    # On a GPU the question itself would wait for the device.
+    if logits.device.type == "cpu" and class_ids.numel():
+        logp = probs.gather(1, class_ids)
+        if logp.amin().item() > _PLAIN_PROB:
+            logp.log_()
+            return logp, logits.gather(1, class_ids[:, :1])[:, 0].sub_(logp[:, 0])
+    log_sums = logits.amax(1).sub_(probs.amax(1).log_())
+    return logits.gather(1, class_ids) - log_sums[:, None], log_sums
 
 
 def sparse_cross_entropy(
@@ -78,8 +105,8 @@ def sparse_cross_entropy(
     """
     logits = _at_temperature(logits, temperature)
     weights, tail = weights.to(logits.dtype), tail.to(logits.dtype)
-    rows: torch.Tensor = _SparseSoftCrossEntropy.apply(logits, class_ids, weights, tail)
-    return rows.mean() * temperature**2
+    value: torch.Tensor = _SparseSoftCrossEntropy.apply(logits, class_ids, weights, tail)
+    return _times(value, temperature**2)
 
 
 def dense_cross_entropy(
@@ -87,7 +114,7 @@ def dense_cross_entropy(
 ) -> torch.Tensor:
     """Return what `sparse_cross_entropy` does for labels (B, C) that are dense (kind `full`)."""
     logits = _at_temperature(logits, temperature)
-    return F.cross_entropy(logits, dense.to(logits.dtype)) * temperature**2
+    return _times(F.cross_entropy(logits, dense.to(logits.dtype)), temperature**2)
 
 
 def sparse_entropy(
@@ -143,44 +170,44 @@ def distillation_loss(
     temperature: float = 1.0,
     truth_weight: float = 0.0,
     loss: LossName = "cross_entropy",
+    temperature_on: TemperatureOn = "both",
 ) -> torch.Tensor:
     """Return L = (1 - lambda) H(ground truth) + lambda D(label), a scalar, mean over the batch.
 
-    ``truth_weight`` is 1 - lambda in [0, 1], D what ``loss`` names. Labels must have been stored at
-    ``temperature``, which scales the student here and D by T^2; the ground truth's part uses the
-    plain logits and is always cross-entropy.
+    ``truth_weight`` is 1 - lambda in [0, 1], D what ``loss`` names. Of ``temperature_on`` both,
+    labels must have been stored at ``temperature``, which scales the student here and D by T^2; of
+    student they are stored at 1, and T scales the student alone (as FKD's published code does). The
+    ground truth's part uses the plain logits and is always cross-entropy.
 
     Raises:
         ParamsError: ``loss`` is mse and the labels do not have every class.
     """
     if truth_weight == 1:
         return _truth_loss(logits, labels)
-    value = _label_loss(logits, labels, temperature, loss)
+    value = _label_loss(_at_temperature(logits, temperature), labels, loss)
+    if temperature_on == "both":
+        value = _times(value, temperature**2)
     if truth_weight == 0:
         return value
     return truth_weight * _truth_loss(logits, labels) + (1 - truth_weight) * value
 
 
-def _label_loss(
-    logits: torch.Tensor, labels: LabelTensors, temperature: float, loss: LossName
-) -> torch.Tensor:
+def _label_loss(logits: torch.Tensor, labels: LabelTensors, loss: LossName) -> torch.Tensor:
+    """Return D of logits that are at the temperature already."""
+    assert loss != "projection", "stages.shared.training.projection_loss has it"
     if loss == "mse":
         if labels.dense is None:
             raise ParamsError(
                 "loss is mse, which needs labels of every class; set compress.kind to full, or "
                 "loss to cross_entropy or kl"
             )
-        assert temperature == 1, "TrainingConfig allows no other"
         return centred_mse(logits, labels.dense)
     if labels.dense is not None:
-        value = dense_cross_entropy(logits, labels.dense, temperature)
+        value = dense_cross_entropy(logits, labels.dense)
     else:
-        value = sparse_cross_entropy(
-            logits, labels.class_ids, labels.weights, labels.tail, temperature
-        )
+        value = sparse_cross_entropy(logits, labels.class_ids, labels.weights, labels.tail)
     if loss == "kl":
-        entropy = label_entropy(labels, logits.shape[1], value.dtype)
-        value = value - entropy.mean() * temperature**2
+        value = value - label_entropy(labels, logits.shape[1], value.dtype).mean()
     return value
 
 
@@ -197,3 +224,7 @@ def _at_temperature(logits: torch.Tensor, temperature: float) -> torch.Tensor:
     if logits.dtype in (torch.float16, torch.bfloat16):
         logits = logits.float()  # a bfloat16 log-probability has two digits
     return logits if temperature == 1 else logits / temperature
+
+
+def _times(value: torch.Tensor, factor: float) -> torch.Tensor:
+    return value if factor == 1 else value * factor

@@ -25,7 +25,7 @@ neither its box nor its label rule: CutMix's are taken.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -64,6 +64,12 @@ class Mix:
     box: Box | None
     """What is replaced; None: every pixel is share * own + (1 - share) * partner."""
 
+    def part(self, start: int, stop: int) -> "Mix":
+        """Return how crops ``start`` to ``stop`` are mixed, whose partners are all among them."""
+        partners = self.partners[start:stop] - start
+        assert ((partners >= 0) & (partners < stop - start)).all(), "a partner is elsewhere"
+        return replace(self, partners=partners)
+
     def partners_on(self, device: torch.device) -> torch.Tensor:
         """Return ``partners`` as a tensor on ``device``."""
         return torch.from_numpy(self.partners).to(device)
@@ -86,21 +92,25 @@ def is_off(config: TrainingConfig) -> bool:
     return config.mix == "selfmix" and config.crops_per_image == 1
 
 
-def draw_mix(config: TrainingConfig, step: int, size: tuple[int, int]) -> Mix | None:
+def draw_mix(
+    config: TrainingConfig, step: int, size: tuple[int, int], m: int | None = None
+) -> Mix | None:
     """Return how a step's crops of ``size`` (h, w) are mixed, or None where they are not.
 
-    A pure function of ``config.seed``, ``step`` and the settings of mixing: a step that is made
-    again mixes the same, whichever process makes it.
+    ``m`` is the step's crops of an image where that is not ``crops_per_image``. A pure function of
+    ``config.seed``, ``step`` and the settings of mixing: a step that is made again mixes the same,
+    whichever process makes it.
     """
-    if config.mix == "none" or is_off(config):
+    m = config.crops_per_image if m is None else m
+    if config.mix == "none" or (config.mix == "selfmix" and m == 1):
         return None
     draws = _draw(config.seed, step)
     if draws.mixed >= config.mix_probability:
         return None
     if config.mix == "selfmix":
-        partners = selfmix_partners(config.images_per_step, config.crops_per_image, draws.shift)
+        partners = selfmix_partners(config.batch_size // m, m, draws.shift)
     else:
-        partners = image_partners(config.images_per_step, config.crops_per_image, draws.shift)
+        partners = image_partners(config.batch_size // m, m, draws.shift)
     uses_mixup = config.mix == "mixup" or (
         config.mix == "mixup_cutmix" and draws.switch >= config.mix_switch
     )

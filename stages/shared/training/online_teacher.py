@@ -5,13 +5,11 @@ from dataclasses import dataclass
 import torch
 
 from stages.shared.models import Model
-from stages.shared.pixels import normalise
-from stages.shared.training.mixing import Mix, mix_pixels
 
 
 @dataclass(frozen=True, slots=True)
 class OnlineTeacher:
-    """A teacher that labels the very crops of each step, instead of labels from the store."""
+    """A teacher that labels the very crops of each step, after they were mixed."""
 
     model: Model
 
@@ -19,12 +17,10 @@ class OnlineTeacher:
         """Freeze it and put it on ``device``."""
         self.model.module.to(device).eval().requires_grad_(False)
 
-    def labels(
-        self, pixels: torch.Tensor, temperature: float, mix: Mix | None = None
-    ) -> torch.Tensor:
-        """Return soft labels (B, C) of uint8 crops at the teacher's own size, mixed by ``mix``."""
-        spec = self.model.spec
+    def probabilities(self, inputs: torch.Tensor, temperature: float) -> torch.Tensor:
+        """Return soft labels (B, C) float32 of crops (B, 3, h, w) as the teacher wants them."""
         with torch.inference_mode():
-            inputs = mix_pixels(normalise(pixels, spec.mean, spec.std), mix)
             logits: torch.Tensor = self.model.module(inputs)
-            return (logits.float() / temperature).softmax(1)
+            found = (logits.float() / temperature).softmax(1)
+        # inference tensors cannot be saved for a backward pass; a clone outside can
+        return found.clone()

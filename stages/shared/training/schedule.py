@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable
 
 from stages.shared.training.config import TrainingConfig
+from stages.shared.training.passes import Passes
 
 Schedule = Callable[[int], float]
 """Step to learning rate."""
@@ -27,22 +28,14 @@ def cosine(lr: float, num_steps: float, final_lr: float = 0.0) -> Schedule:
     return lambda step: _half_wave(lr, final_lr, step / num_steps)
 
 
-def serrated(
-    lr: float, num_epochs: float, images_per_step: float, num_images: int, m: int
-) -> Schedule:
+def serrated(lr: float, num_epochs: float, passes: Passes) -> Schedule:
     """Return FKD's serrated cosine: constant within a pass over the images, then a tooth down.
 
-    A pass gives every image ``m`` crops and counts as ``m`` epochs of ``num_epochs``, all with the
+    A pass that gives every image m crops counts as m epochs of ``num_epochs``, all with the
     learning rate of the first of them, e: lr (1 + cos(pi e / E)) / 2. A step belongs to the pass of
     its first image.
     """
-
-    def rate(step: int) -> float:
-        # The tolerance absorbs the rounding of a step that begins exactly at a pass.
-        pass_number = math.floor(step * images_per_step / num_images + 1e-9)
-        return _half_wave(lr, 0.0, min(1.0, pass_number * m / num_epochs))
-
-    return rate
+    return lambda step: _half_wave(lr, 0.0, min(1.0, passes.turn_of(step).first / num_epochs))
 
 
 def multi_step(lr: float, num_steps: float, decay_at: tuple[float, ...], factor: float) -> Schedule:
@@ -86,17 +79,15 @@ def warmed_up(schedule: Schedule, warmup_steps: float, warmup_lr: float) -> Sche
 
 def make_schedule(config: TrainingConfig, num_images: int) -> Schedule:
     """Return the learning rate that ``config`` asks for on ``num_images`` training images."""
-    num_steps = config.num_steps(num_images)
-    images_per_step = config.images_per_step
-    num_epochs = num_steps * config.batch_size / num_images
+    passes = config.passes(num_images)
+    num_steps = passes.num_steps
+    num_epochs = config.epochs or num_steps * config.batch_size / num_images
     schedules: dict[str, Callable[[], Schedule]] = {
         "constant": lambda: constant(config.lr),
         "cosine": lambda: cosine(config.lr, num_steps, config.final_lr),
         "step": lambda: multi_step(config.lr, num_steps, config.decay_at, config.decay_factor),
         "one_cycle": lambda: one_cycle(config.lr, num_steps),
-        "serrated": lambda: serrated(
-            config.lr, num_epochs, images_per_step, num_images, config.crops_per_image
-        ),
+        "serrated": lambda: serrated(config.lr, num_epochs, passes),
     }
     warmup = config.num_warmup_steps(num_images)
     return warmed_up(schedules[config.schedule](), warmup, config.warmup_lr)

@@ -1,33 +1,47 @@
 """Training a network on the steps of a `CropSource`, with accelerate's device and precision.
 
-Legend: B crops of a step, C classes.
+Legend: B crops of a step, b of them this process', C classes.
 
-Same seed, same versions, same hardware, same number of threads: same network, bit for bit on a
-CPU, whatever num_workers is.
+A step is a function of the weights, the optimizer's state, the seed and the step's number: nothing
+else is carried from step to step. Same seed, same versions, same hardware, same number of threads:
+same network, bit for bit on a CPU, whatever num_workers is and however often it was interrupted.
 """
 
+import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
-from timm.optim import create_optimizer_v2, list_optimizers  # type: ignore[attr-defined]
+from timm.layers import convert_sync_batchnorm  # type: ignore[attr-defined]
+from timm.utils import ModelEmaV3  # type: ignore[attr-defined]
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
-from stages.shared import devices
+from stages.shared import devices, models
 from stages.shared.contract import Progress
 from stages.shared.model_config import PixelSpec
-from stages.shared.pixels import normalise
+from stages.shared.training.augment import check_spec
 from stages.shared.training.batches import CropSource, StepPlan
 from stages.shared.training.config import TrainingConfig
-from stages.shared.training.evaluation import Evaluator
 from stages.shared.training.history import History
-from stages.shared.training.loader import StepBatches, TrainingBatch, iterate_steps, pixel_sizes
+from stages.shared.training.inputs import Preparation, StepInputs
+from stages.shared.training.loader import (
+    StepBatches,
+    TrainingBatch,
+    iterate_steps,
+    resize_place,
+)
+from stages.shared.training.loading import Loading
 from stages.shared.training.loss import distillation_loss
-from stages.shared.training.mixing import Mix, draw_mix, is_off, mix_pixels
+from stages.shared.training.mixing import draw_mix
 from stages.shared.training.online_teacher import OnlineTeacher
+from stages.shared.training.optimizer import make_optimizer
+from stages.shared.training.projection_loss import projection_loss
+from stages.shared.training.ranks import Ranks
 from stages.shared.training.schedule import make_schedule
 from store.errors import ParamsError, ShardError
 
@@ -35,10 +49,11 @@ _CHECK_EVERY = 50
 """Steps between looks at the losses on a GPU: each look waits for all kernels."""
 
 _PRECISIONS = {"float32": "no", "bf16": "bf16", "fp16": "fp16"}
+_STEP_COUNTER = 0x73746570  # a word of its own: no other draw uses this counter
 
 
 class Trainer:
-    """A training that can be advanced by any number of steps."""
+    """A training that can be advanced by any number of steps, and taken up where it was left."""
 
     def __init__(
         self,
@@ -49,113 +64,232 @@ class Trainer:
         *,
         teacher: OnlineTeacher | None = None,
         num_workers: int | None = None,
+        ranks: Ranks | None = None,
+        classifier_only: bool = False,
     ) -> None:
         """Prepare everything; the first batch is only made by the first step.
 
         ``teacher`` replaces the labels of ``source``; where its input size differs from the
         student's, every crop is resized twice from the decoded image, once for each. Crops that
-        are mixed are labelled after mixing, so both must see the same boxes.
+        are mixed are labelled after mixing, so both must see the same boxes. With
+        ``classifier_only`` the layers below the classifier stay as they are, in evaluation mode.
 
         Raises:
-            ParamsError: the optimizer, the device or the precision cannot be had, or crops are to
-                be mixed and ``teacher`` has another input size than the student.
+            ParamsError: the optimizer, the device or the precision cannot be had, a step cannot be
+                divided among the processes, or crops are to be mixed and ``teacher`` has another
+                input size than the student.
         """
-        if teacher is not None and config.mix != "none" and teacher.model.spec.size != spec.size:
-            raise ParamsError(
-                f"mix is {config.mix} with an online teacher of input size "
-                f"{_by(teacher.model.spec.size)}, but the student's is {_by(spec.size)}; set "
-                "model.input_size alike, or mix to none"
-            )
-        self.config = config
+        ranks = ranks or Ranks()
+        if config.augment is not None:
+            check_spec(config.augment)
+        _check_teacher(teacher, spec, config)
+        _check_parts(config, ranks)
+        self.config, self.ranks = config, ranks
         self.history = History()
-        self.num_steps = config.num_steps(source.num_images)
+        passes = config.passes(source.num_images)
+        self.num_steps = passes.num_steps
+        self._passes = passes
         self._spec = spec
         self._teacher = teacher
         self._schedule = make_schedule(config, source.num_images)
-        accelerator = make_accelerator(config)
+        self._classifier_only = classifier_only
+        accelerator = make_accelerator(config, ranks)
         self._accelerator = accelerator
         self.device = accelerator.device
-        self.module = module.to(accelerator.device)
-        self._optimizer = accelerator.prepare(make_optimizer(module, config))
+        if classifier_only:
+            trained = models.classifier_parameters(module)
+            for name, parameter in module.named_parameters():
+                parameter.requires_grad_(name in trained)
+        self.module, self._network = self._placed(module)
+        self._optimizer = accelerator.prepare(make_optimizer(self.module, config))
+        self._ema = None
+        if config.ema_decay is not None:
+            self._ema = ModelEmaV3(self.module, decay=config.ema_decay)
+        teacher_spec = None
         if teacher is not None:
             teacher.prepare(self.device)
-        plan = StepPlan(source.num_images, config.images_per_step, config.seed)
-        teacher_spec = None if teacher is None else teacher.model.spec
-        self._shared_pixels = len(pixel_sizes(spec, teacher_spec)) == 1
-        self._batches = self._steps(
-            StepBatches(source, plan, spec, teacher_spec),
-            config.num_workers if num_workers is None else num_workers,
+            teacher_spec = teacher.model.spec
+        self._prepare = Preparation(config, ranks, spec, teacher_spec)
+        self._source = StepBatches(
+            source,
+            StepPlan(passes, config.seed),
+            spec,
+            teacher_spec,
+            resize=resize_place(config, self.device, source),
+            augment=config.augment,
+            seed=config.seed,
+            part=ranks.part(),
         )
+        self._num_workers = config.num_workers if num_workers is None else num_workers
+        self._batches: Loading[TrainingBatch] | None = None
         self._unread: list[torch.Tensor] = []
-        torch.manual_seed(config.seed)  # dropout, drop path
+        self._is_in_step = False
 
     @property
     def steps_done(self) -> int:
         """Steps taken so far."""
         return len(self.history.lrs)
 
-    def advance(self, num_steps: int, progress: Progress) -> float:
+    @property
+    def is_whole(self) -> bool:
+        """Whether no step is half done, so that `state` may be asked for."""
+        return not self._is_in_step
+
+    @property
+    def measured(self) -> nn.Module:
+        """The network to be measured and published: the average of the weights, where one is."""
+        return self.module if self._ema is None else self._ema.module
+
+    def advance(
+        self, num_steps: int, progress: Progress, look: Callable[[], None] | None = None
+    ) -> float:
         """Take ``num_steps`` steps and return their wall time in seconds, data included.
+
+        ``look`` is called whenever the losses so far are known, between two steps.
 
         Raises:
             ShardError: a loss is not finite; the message names the step.
             DataError: an image is missing, damaged or changed.
+            RetryError: an image could not be read this time, or a process that reads died.
         """
-        self.module.train()
+        self.module.train(not self._classifier_only)
         start = time.perf_counter()
         for _ in range(num_steps):
             began = time.perf_counter()
-            self._step()
+            self._take(self._next_batch())
             self.history.step_seconds.append(time.perf_counter() - began)
             progress.advance()
+            if self.device.type == "cpu" or len(self._unread) >= _CHECK_EVERY:
+                self._read_losses()
+                if look is not None:
+                    look()
         self._read_losses()
         return time.perf_counter() - start
 
-    def _step(self) -> None:
-        batch = next(self._batches).to(self.device)
-        lr = self._schedule(self.steps_done)
+    def state(self) -> dict[str, object]:
+        """Return all that the next step depends on, for `Checkpoints`; between two steps only."""
+        assert self.is_whole
+        self._read_losses()
+        scaler = self._accelerator.scaler
+        return {
+            "module": dict(self.module.state_dict()),
+            "optimizer": self._optimizer.state_dict(),
+            "ema": None if self._ema is None else dict(self._ema.module.state_dict()),
+            "scaler": None if scaler is None else scaler.state_dict(),
+            "history": self.history.state(),
+        }
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Go on where `state` was taken."""
+        assert self._batches is None, "before the first step"
+        self.module.load_state_dict(state["module"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        if self._ema is not None:
+            self._ema.module.load_state_dict(state["ema"])
+        if self._accelerator.scaler is not None:
+            self._accelerator.scaler.load_state_dict(state["scaler"])
+        self.history = History.of_state(state["history"])
+
+    def finish(self) -> None:
+        """Put the network that was measured into the module, in evaluation mode."""
+        if self._ema is not None:
+            self.module.load_state_dict(self._ema.module.state_dict())
+        self.module.eval()
+
+    def _placed(self, module: nn.Module) -> tuple[nn.Module, nn.Module]:
+        """The module on the device, and what computes its forward on all ranks."""
+        if self.config.sync_batch_norm and self.ranks.count > 1:
+            module = convert_sync_batchnorm(module)  # type: ignore[no-untyped-call]
+        module = module.to(self.device)
+        if self.ranks.count == 1:
+            return module, module
+        places = [self.device] if self.device.type == "cuda" else None
+        return module, DistributedDataParallel(module, device_ids=places)
+
+    def _take(self, batch: TrainingBatch) -> None:
+        assert self._batches is not None
+        self._is_in_step = True
+        # A worker's death is raised wherever this process happens to be.
+        with self._batches.watching():
+            self._step(batch.to(self.device))
+        self._is_in_step = False
+
+    def _step(self, batch: TrainingBatch) -> None:
+        step, config = self.steps_done, self.config
+        lr = self._schedule(step)
         for group in self._optimizer.param_groups:
             group["lr"] = lr * group.get("lr_scale", 1.0)
-        mix = draw_mix(self.config, self.steps_done, self._spec.size)
-        # Not `prepare(module)`: it would put the autocast into the module for ever.
-        with self._accelerator.autocast():
-            pixels = normalise(batch.pixels, self._spec.mean, self._spec.std)
-            logits = self.module(mix_pixels(pixels, mix))
-        loss = self._loss(logits, batch, mix)
-        self._accelerator.backward(loss)
-        if self.config.clip_grad is not None:
-            self._accelerator.clip_grad_norm_(self.module.parameters(), self.config.clip_grad)
+        mix = draw_mix(config, step, self._spec.size, self._passes.turn_of(step).m)
+        inputs = self._prepare(batch, mix, step_seed(config.seed, step))
+        torch.manual_seed(step_seed(config.seed, step, 1 + self.ranks.rank))  # dropout, drop path
+        loss = self._backward(inputs)
+        if config.clip_grad is not None:
+            self._accelerator.clip_grad_norm_(self.module.parameters(), config.clip_grad)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
+        if self._ema is not None:
+            self._ema.update(self.module)
         self.history.lrs.append(lr)
-        self._unread.append(loss.detach())
-        if self.device.type == "cpu" or len(self._unread) >= _CHECK_EVERY:
-            self._read_losses()
+        self._unread.append(loss)
 
-    def _loss(self, logits: torch.Tensor, batch: TrainingBatch, mix: Mix | None) -> torch.Tensor:
-        config, labels = self.config, batch.labels
+    def _backward(self, inputs: StepInputs) -> torch.Tensor:
+        """Add up the gradients of the parts, which count alike; return the mean loss."""
+        num_parts = self.config.accumulate
+        losses = []
+        for number, part in enumerate(inputs.parts(num_parts), 1):
+            with self._in_sync(number == num_parts):
+                # Not `prepare(module)`: it would put the autocast into the module for ever.
+                with self._accelerator.autocast():
+                    logits = self._network(part.pixels)
+                loss = self._loss(logits, part) / num_parts
+                self._accelerator.backward(loss)
+            losses.append(loss.detach())
+        return torch.stack(losses).sum()
+
+    def _in_sync(self, now: bool) -> contextlib.AbstractContextManager[None]:
+        if now or not isinstance(self._network, DistributedDataParallel):
+            return contextlib.nullcontext()
+        waiting: contextlib.AbstractContextManager[None] = self._network.no_sync()
+        return waiting
+
+    def _loss(self, logits: torch.Tensor, part: StepInputs) -> torch.Tensor:
+        config, labels = self.config, part.labels
         if self._teacher is not None:
-            pixels = batch.pixels if self._shared_pixels else batch.teacher_pixels
-            assert pixels is not None
-            # inference tensors cannot be saved for a backward pass; a clone outside can
-            dense = self._teacher.labels(pixels, config.temperature, mix).clone()
+            assert part.teacher_pixels is not None
+            temperature = config.temperature if config.temperature_on == "both" else 1.0
+            with self._accelerator.autocast():
+                dense = self._teacher.probabilities(part.teacher_pixels, temperature)
             labels = replace(labels, dense=dense)
-            if mix is not None:
-                labels = labels.with_mixed_truth(mix.partners_on(self.device), mix.share)
-        elif mix is not None:
-            labels = labels.mixed(mix.partners_on(self.device), mix.share)
+        if config.loss == "projection":
+            assert labels.dense is not None, "check_loss lets no other kind through"
+            return projection_loss(logits, labels.dense, config.projection_temperature)
         return distillation_loss(
             logits,
             labels,
             temperature=config.temperature,
             truth_weight=config.truth_weight,
             loss=config.loss,
+            temperature_on=config.temperature_on,
         )
+
+    def _next_batch(self) -> TrainingBatch:
+        if self._batches is None:
+            self._batches = iterate_steps(
+                self._source,
+                self.steps_done,
+                self.num_steps,
+                num_workers=self._num_workers,
+                pin_memory=self.device.type == "cuda",
+            )
+        began = time.perf_counter()
+        batch = next(self._batches)
+        self.history.wait_seconds.append(time.perf_counter() - began)
+        return batch
 
     def _read_losses(self) -> None:
         if not self._unread:
             return
-        losses = torch.stack(self._unread).tolist()
+        losses = self.ranks.mean(torch.stack(self._unread)).tolist()
         self._unread = []
         for loss in losses:
             if not abs(loss) < float("inf"):
@@ -165,99 +299,54 @@ class Trainer:
                 )
             self.history.losses.append(loss)
 
-    def _steps(self, batches: StepBatches, num_workers: int) -> Iterator[TrainingBatch]:
-        return iterate_steps(
-            batches,
-            0,
-            self.num_steps,
-            num_workers=num_workers,
-            pin_memory=self.device.type == "cuda",
-        )
+
+def step_seed(seed: int, step: int, stream: int = 0) -> int:
+    """Return the seed of a step's draws, in [0, 2**63); streams are independent of each other."""
+    key = np.array([seed, step], dtype=np.uint64)
+    counter = np.array([0, 0, stream, _STEP_COUNTER], dtype=np.uint64)
+    # Raw words of Philox are the same in every numpy version.
+    return int(np.random.Philox(key=key, counter=counter).random_raw() >> 1)
 
 
-def fit(
-    module: nn.Module,
-    spec: PixelSpec,
-    source: CropSource,
-    config: TrainingConfig,
-    *,
-    evaluator: Evaluator | None = None,
-    teacher: OnlineTeacher | None = None,
-    progress: Progress,
-    label: str = "train",
-) -> History:
-    """Train ``module`` in place as ``config`` says; it ends in evaluation mode, on the device.
-
-    Raises:
-        ParamsError: the optimizer, the device or the precision cannot be had, or the loss or the
-            mixing does not suit labels or teacher.
-        ShardError: a loss or an output is not finite.
-        DataError: an image is missing, damaged or changed.
-    """
-    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
-        trainer = Trainer(module, spec, source, config, teacher=teacher)
-        progress.start(label, trainer.num_steps, "steps")
-        if is_off(config):
-            progress.note(f"{label}: mix is selfmix, but crops_per_image is 1: nothing is mixed")
-        every = config.eval_every or trainer.num_steps
-        while trainer.steps_done < trainer.num_steps:
-            trainer.advance(min(every, trainer.num_steps - trainer.steps_done), progress)
-            if evaluator is not None:
-                accuracy = evaluator(trainer.module, trainer.device)
-                trainer.history.evaluations.append((trainer.steps_done, accuracy))
-    module.eval()
-    return trainer.history
-
-
-def _by(size: tuple[int, int]) -> str:
-    return f"{size[0]}x{size[1]}"
-
-
-def make_optimizer(module: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
-    """Return timm's optimizer of that name; biases and normalisation layers have no weight decay.
-
-    Raises:
-        ParamsError: timm has no optimizer of that name, or it does not take these settings.
-    """
-    given = {"betas": config.betas, "eps": config.eps}
-    options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    known = [str(name) for name in list_optimizers()]
-    if config.optimizer.lower() not in known:
-        raise ParamsError(
-            f"optimizer is {config.optimizer!r}, which timm does not have; allowed: "
-            f"{', '.join(known)}"
-        )
-    try:
-        optimizer: torch.optim.Optimizer = create_optimizer_v2(
-            module,
-            opt=config.optimizer,
-            lr=config.lr,
-            weight_decay=config.weight_decay,
-            momentum=config.momentum,
-            **options,
-        )
-    except (TypeError, ValueError, AssertionError) as error:
-        raise ParamsError(
-            f"optimizer {config.optimizer!r} does not take these settings: {error}"
-        ) from None
-    return optimizer
-
-
-def make_accelerator(config: TrainingConfig) -> Accelerator:
+def make_accelerator(config: TrainingConfig, ranks: Ranks) -> Accelerator:
     """Return accelerate's view of the device and precision asked for.
 
     Raises:
         ParamsError: there is no such device here, it cannot do that precision, or this process was
-            started as one of several.
+            started as one of several that do not train together.
     """
-    if devices.choose(config.device, "device").type == "cpu" and config.precision == "fp16":
+    kind = devices.choose(config.device, "device").type
+    if kind == "cpu" and config.precision == "fp16":
         raise ParamsError("precision is fp16, which needs a GPU; allowed on a CPU: float32, bf16")
-    accelerator = Accelerator(
-        cpu=config.device == "cpu", mixed_precision=_PRECISIONS[config.precision]
-    )
-    if accelerator.num_processes > 1:
+    if kind == "cpu" and config.sync_batch_norm and ranks.count > 1:
+        raise ParamsError("sync_batch_norm is true, which needs GPUs; allowed on a CPU: false")
+    accelerator = Accelerator(cpu=kind == "cpu", mixed_precision=_PRECISIONS[config.precision])
+    if accelerator.num_processes != ranks.count:
         raise ParamsError(
-            f"training was started as {accelerator.num_processes} processes; start it as one, "
-            "without torchrun or accelerate launch"
+            f"this was started as {accelerator.num_processes} processes; start it as one, without "
+            "torchrun or accelerate launch"
         )
     return accelerator
+
+
+def _check_teacher(teacher: OnlineTeacher | None, spec: PixelSpec, config: TrainingConfig) -> None:
+    if teacher is not None and config.mix != "none" and teacher.model.spec.size != spec.size:
+        raise ParamsError(
+            f"mix is {config.mix} with an online teacher of input size "
+            f"{_by(teacher.model.spec.size)}, but the student's is {_by(spec.size)}; set "
+            "model.input_size alike, or mix to none"
+        )
+
+
+def _check_parts(config: TrainingConfig, ranks: Ranks) -> None:
+    num_parts = ranks.count * config.accumulate
+    if config.images_per_step % num_parts:
+        raise ParamsError(
+            f"batch_size is {config.batch_size}, which is {config.images_per_step} images of "
+            f"{config.crops_per_image} crops: {ranks.count} processes of {config.accumulate} parts "
+            "each cannot share them alike; change batch_size, accumulate or the processes"
+        )
+
+
+def _by(size: tuple[int, int]) -> str:
+    return f"{size[0]}x{size[1]}"

@@ -149,7 +149,7 @@ def test_dropped_crops_are_never_drawn_and_kept_ones_come_equally_often(small: S
     np.testing.assert_array_equal(view.num_kept, kept.sum(axis=1))
     assert set(view.num_kept) == {3}
     # Three passes of m = 4 are 12 places: four whole permutations of three kept crops.
-    drawn = np.concatenate([view.draw(rows, number, 4, seed=1) for number in range(3)], axis=1)
+    drawn = np.concatenate([view.draw(rows, first, 4, seed=1) for first in (0, 4, 8)], axis=1)
     counts = np.stack([(drawn == crop).sum(axis=1) for crop in range(NUM_CROPS)], axis=1)
     np.testing.assert_array_equal(counts, np.where(kept, 4, 0))
 
@@ -157,11 +157,11 @@ def test_dropped_crops_are_never_drawn_and_kept_ones_come_equally_often(small: S
 def test_draws_are_without_replacement_and_depend_on_the_seed(small: SmallStore) -> None:
     view = open_view(small)
     rows = np.arange(view.num_images)
-    for pass_number in range(5):
-        drawn = view.draw(rows, pass_number, NUM_CROPS, seed=2)
+    for cycle in range(5):
+        drawn = view.draw(rows, cycle * NUM_CROPS, NUM_CROPS, seed=2)
         np.testing.assert_array_equal(np.sort(drawn, axis=1), np.tile(np.arange(4), (7, 1)))
-    halves = [view.draw(rows, number, 2, seed=2) for number in (0, 1)]
-    np.testing.assert_array_equal(np.hstack(halves), view.draw(rows, 0, 4, seed=2))
+    pieces = [view.draw(rows, first, m, seed=2) for first, m in ((0, 1), (1, 2), (3, 1))]
+    np.testing.assert_array_equal(np.hstack(pieces), view.draw(rows, 0, 4, seed=2))
     assert (view.draw(rows, 0, 4, seed=2) != view.draw(rows, 0, 4, seed=3)).any()
     order = np.array([4, 1])
     np.testing.assert_array_equal(view.draw(order, 0, 4, 2), view.draw(rows, 0, 4, 2)[order])

@@ -261,9 +261,9 @@ def test_drawing_visits_each_kept_crop_once_and_no_other(num_crops: int, seed: i
         for row in rows:
             number = int(view.num_kept[row])
             for cycle in range(2):
-                drawn = view.draw(rows[row : row + 1], cycle, number, seed)[0]
+                drawn = view.draw(rows[row : row + 1], cycle * number, number, seed)[0]
                 np.testing.assert_array_equal(np.sort(drawn), np.flatnonzero(kept[row]))
-        many = np.hstack([view.draw(rows, number, 7, seed) for number in range(5)])
+        many = np.hstack([view.draw(rows, 7 * number, 7, seed) for number in range(5)])
         assert kept[rows[:, None], many].all()
         assert np.isfinite(view.gather(rows, many).weights).all()
 

@@ -13,14 +13,17 @@ from numpy.typing import NDArray
 
 from store import images, shelf, tables
 from store.arrays import ArraySpec, ArrayWriter
+from store.batch import RecordedOps
 from store.codecs import LabelSpec, SparseLabels, encode
 from store.dense_codecs import encode_full, encode_logits
 from store.digest import RowsDigest
 from store.entries import Entry
 from store.images import ImageTable
 from store.layout import Layout, part_name
+from store.operations import columns_of
 from store.parts import PartWriter
 from store.schema import CALIBRATED, CROPS, soft
+from store.schema import crops as crop_schema
 from store.view.build import plan_view
 from store.view.reader import TrainingView
 
@@ -54,6 +57,8 @@ class Content:
     """(N, M, C)"""
     weights: NDArray[np.float32] | None = None
     """(N, M, 2) a and b; NaN where dropped."""
+    ops: RecordedOps | None = None
+    """(N, M, P)"""
 
     @property
     def num_crops(self) -> int:
@@ -147,13 +152,16 @@ def _write_shard(layout: Layout, table: ImageTable, content: Content, shard: int
         name: boxes[:, i] for i, name in enumerate(("top", "left", "height", "width"))
     }
     columns["flip"] = content.flips[start:stop].reshape(-1)
+    schema, attributes = CROPS, {"num_crops": m}
+    if content.ops is not None:
+        attributes["num_ops"] = content.ops.codes.shape[-1]
+        schema = crop_schema(attributes["num_ops"])
+        cut = slice(start, stop)
+        columns |= columns_of(RecordedOps(content.ops.codes[cut], content.ops.levels[cut]))
     crops = _part(
         layout, "crops", stem, images=own.digest(start, "paths", "heights", "widths")
     ).publish_table(
-        tables.make_table(CROPS, {**key, **columns}),
-        {},
-        attributes={"num_crops": m},
-        rows_per_image=m,
+        tables.make_table(schema, {**key, **columns}), {}, attributes=attributes, rows_per_image=m
     )
     labels = _write_labels(layout, own, content, shard, crops, key)
     if content.weights is not None:

@@ -1,0 +1,1 @@
+"""Training from the label store beside FKD's published procedure."""

@@ -1,0 +1,55 @@
+"""Digest of the weights in a .safetensors file, without torch: loading that takes seconds."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from store.errors import DataError
+
+_TYPES = {
+    "BOOL": "bool",
+    **{f"U{bits}": f"uint{bits}" for bits in (8, 16, 32, 64)},
+    **{f"I{bits}": f"int{bits}" for bits in (8, 16, 32, 64)},
+    **{f"F{bits}": f"float{bits}" for bits in (16, 32, 64)},
+    "BF16": "bfloat16",
+}
+"""Names of types in such files, and torch's."""
+_BLOCK_BYTES = 1 << 22
+
+
+def metadata(path: Path) -> dict[str, str]:
+    """What the file says of itself in words.
+
+    Raises:
+        DataError: it is no whole .safetensors file.
+    """
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return dict(file.metadata() or {})
+    except (SafetensorError, OSError) as error:
+        raise DataError(f"{path}: not a readable .safetensors file ({error})") from error
+
+
+def weights_digest(path: Path) -> str:
+    """The digest that `stages.shared.weights.weights_digest` gives of a network that has them.
+
+    Raises:
+        DataError: it is no whole .safetensors file.
+    """
+    metadata(path)  # checks the whole of the header
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header: dict[str, Any] = json.loads(file.read(size))
+        header.pop("__metadata__", None)
+        for name, each in sorted(header.items()):
+            kind = f"torch.{_TYPES.get(each['dtype'], each['dtype'])}"
+            digest.update(f"{name}\0{kind}\0{each['shape']}\0".encode())
+            start, stop = each["data_offsets"]
+            file.seek(8 + size + start)
+            for at in range(start, stop, _BLOCK_BYTES):
+                digest.update(file.read(min(_BLOCK_BYTES, stop - at)))
+    return digest.hexdigest()
