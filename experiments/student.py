@@ -14,8 +14,9 @@ from ferkd_pipeline import params
 from stages.shared import models
 from stages.shared.contract import Json, NoProgress, keyed_params
 from stages.shared.training.batches import StoredCrops
+from stages.shared.training.checks import check_loss, check_temperature
 from stages.shared.training.evaluation import EvaluationSet, Evaluator, read_class_folder
-from stages.shared.training.learner import Learned, check_loss, check_temperature, learn
+from stages.shared.training.learner import Learned, learn
 from stages.shared.training.online_teacher import OnlineTeacher
 from stages.train.config import Config as TrainConfig
 from store.atomic import write_bytes

@@ -12,17 +12,12 @@ from stages.shared import models
 from stages.shared.contract import Json, Progress, Report
 from stages.shared.model_config import ModelConfig
 from stages.shared.training.batches import CropView, Labels, StoredCrops
+from stages.shared.training.checks import check_loss, check_temperature
 from stages.shared.training.config import LearnerConfig
 from stages.shared.training.evaluation import EvaluationSet, Evaluator, read_class_folder
 from stages.shared.training.fit import Places
 from stages.shared.training.history import Accuracy
-from stages.shared.training.learner import (
-    Learned,
-    check_loss,
-    check_temperature,
-    learn,
-    write_json,
-)
+from stages.shared.training.learner import Learned, learn, write_json
 from stages.shared.training.online_teacher import OnlineTeacher
 from store.atomic import replace_folder
 from store.errors import ParamsError

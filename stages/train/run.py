@@ -8,18 +8,10 @@ from stages.shared import models
 from stages.shared.contract import Json, Progress, Report
 from stages.shared.fresh_crops import fresh_crops
 from stages.shared.training.batches import CropSource, CropView, Labels, StoredCrops
+from stages.shared.training.checks import check_loss, check_temperature
 from stages.shared.training.evaluation import EvaluationSet, read_class_folder
 from stages.shared.training.fit import Places
-from stages.shared.training.learner import (
-    Learned,
-    check_loss,
-    check_temperature,
-    learn,
-    save,
-    sentence,
-    waited,
-    write_metrics,
-)
+from stages.shared.training.learner import Learned, learn, save, sentence, waited, write_metrics
 from stages.shared.training.online_teacher import OnlineTeacher
 from stages.shared.training.ranks import Ranks
 from stages.train.config import Config

@@ -32,9 +32,9 @@ from stages.shared.model_config import ModelConfig
 from stages.shared.model_sources import create, find_builder
 from stages.shared.pixel_spec import builder_kwargs, pixel_spec
 from stages.shared.training.batches import CropSource, StoredCrops
+from stages.shared.training.checks import check_loss, check_temperature
 from stages.shared.training.config import LearnerConfig, TrainingConfig
 from stages.shared.training.fit import fit
-from stages.shared.training.learner import check_loss, check_temperature
 from stages.shared.training.online_teacher import OnlineTeacher
 from stages.shared.weights import weights_digest
 from store.batch import LabelBatch

@@ -16,10 +16,11 @@ from stages.shared.contract import NoProgress
 from stages.shared.model_config import ModelConfig
 from stages.shared.pixels import normalise
 from stages.shared.training.batches import Labels, StoredCrops
+from stages.shared.training.checks import check_loss
 from stages.shared.training.config import LearnerConfig, TrainingConfig
 from stages.shared.training.inputs import Preparation
 from stages.shared.training.labels import LabelTensors
-from stages.shared.training.learner import Learned, check_loss, learn
+from stages.shared.training.learner import Learned, learn
 from stages.shared.training.loader import StepBatches, TrainingBatch
 from stages.shared.training.mixing import (
     Box,

@@ -15,7 +15,8 @@ from stages.shared.training.config import LearnerConfig
 from stages.shared.training.evaluation import EvaluationSet, read_class_folder
 from stages.shared.training.fit import Places
 from stages.shared.training.learner import Learned, learn
-from stages.shared.training.trainer import Trainer, step_seed
+from stages.shared.training.seeds import step_seed
+from stages.shared.training.trainer import Trainer
 from store.errors import DataError, ParamsError
 from tests.stages.training_world import (
     CLASS_NAMES,

@@ -12,6 +12,7 @@ from torch import nn
 from stages.shared import models
 from stages.shared.contract import NoProgress
 from stages.shared.model_config import ModelConfig
+from stages.shared.training.acceleration import make_accelerator
 from stages.shared.training.batches import StoredCrops
 from stages.shared.training.config import LearnerConfig, TrainingConfig
 from stages.shared.training.evaluation import (
@@ -25,7 +26,7 @@ from stages.shared.training.learner import Learned, learn, save
 from stages.shared.training.online_teacher import OnlineTeacher
 from stages.shared.training.optimizer import make_optimizer
 from stages.shared.training.ranks import Ranks
-from stages.shared.training.trainer import Trainer, make_accelerator
+from stages.shared.training.trainer import Trainer
 from store.errors import DataError, ParamsError, ShardError
 from tests.stages.training_world import (
     CLASS_NAMES,

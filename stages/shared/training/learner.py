@@ -8,15 +8,14 @@ from pathlib import Path
 from stages.shared import models
 from stages.shared.contract import Json, Progress, keyed_params
 from stages.shared.models import Model
-from stages.shared.training.batches import CropSource, CropView
-from stages.shared.training.config import LearnerConfig, TrainingConfig
+from stages.shared.training.batches import CropSource
+from stages.shared.training.config import LearnerConfig
 from stages.shared.training.evaluation import EvaluationSet, Evaluator
 from stages.shared.training.fit import Places, fit
 from stages.shared.training.history import History
 from stages.shared.training.online_teacher import OnlineTeacher
 from stages.shared.training.ranks import Ranks
 from store.atomic import replace_folder
-from store.errors import ParamsError
 
 _WORTH_TELLING = 0.2
 """Share of the time spent waiting for data from which on people are told."""
@@ -102,52 +101,6 @@ def _without_paths(config: LearnerConfig) -> dict[str, Json]:
     params.pop("evaluation", None)
     params["model"] = config.model.model_dump(mode="json", exclude={"weights"})
     return params
-
-
-def check_temperature(config: TrainingConfig, view: CropView) -> None:
-    """Refuse to train at a temperature that the view's labels were not stored at.
-
-    Raises:
-        ParamsError: the two differ, or the labels mix teacher and ground truth (a calibration).
-    """
-    stored = view.meta.label.temperature
-    if config.temperature_on == "student":
-        if stored != 1:
-            raise ParamsError(
-                f"the labels were stored at temperature {stored:g} (compress.temperature), allowed "
-                "with train.temperature_on student: 1"
-            )
-        return
-    if config.temperature != stored:
-        raise ParamsError(
-            f"train.temperature is {config.temperature:g}, but the labels were stored at "
-            f"{stored:g} (compress.temperature); set both alike"
-        )
-    if view.meta.calibration is not None and stored != 1:
-        raise ParamsError(
-            f"train.temperature is {stored:g}, allowed with the calibration "
-            f"{view.meta.calibration}: 1, since its labels mix teacher and ground truth"
-        )
-
-
-def check_loss(config: TrainingConfig, view: CropView) -> None:
-    """Refuse a loss that the view's kind of labels cannot give.
-
-    Raises:
-        ParamsError: mse without a probability of every class; projection for labels that are
-            probabilities, or another loss for labels that are none.
-    """
-    kind = view.meta.label.kind
-    if (config.loss == "projection") != (kind == "logits"):
-        raise ParamsError(
-            f"train.loss is {config.loss}, but compress.kind is {kind}; labels of kind logits are "
-            "learned with loss projection, all others with another loss"
-        )
-    if config.loss == "mse" and kind != "full":
-        raise ParamsError(
-            f"train.loss is mse, which needs a probability of every class, but compress.kind is "
-            f"{kind}; set compress.kind to full, or train.loss to cross_entropy or kl"
-        )
 
 
 def sentence(role: str, config: LearnerConfig, learned: Learned, set_name: str | None) -> str:

@@ -56,7 +56,8 @@ class _SparseSoftCrossEntropy(torch.autograd.Function):
         probs = logits.softmax(1)
         ctx.save_for_backward(probs, class_ids, weights, tail)
         logp, log_sums = _log_probs(logits, probs, class_ids)
-        all_logp = logits.sum(1).sub_(log_sums, alpha=num_classes)  # sum_c logp_c
+        # sum_c logp_c; BLAS adds up rows faster than `sum` does.
+        all_logp = logits.mv(logits.new_ones(num_classes)).sub_(log_sums, alpha=num_classes)
         value = torch.dot(weights.reshape(-1), logp.view(-1)).add_(torch.dot(tail, all_logp))
         return value.div_(-num_rows)
 

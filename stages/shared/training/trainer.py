@@ -13,19 +13,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
-from accelerate import Accelerator
-from timm.layers import convert_sync_batchnorm  # type: ignore[attr-defined]
 from timm.utils import ModelEmaV3  # type: ignore[attr-defined]
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from stages.shared import devices, models
+from stages.shared import models
 from stages.shared.contract import Progress
 from stages.shared.model_config import PixelSpec
+from stages.shared.training.acceleration import make_accelerator, place
 from stages.shared.training.augment import check_spec
 from stages.shared.training.batches import CropSource, StepPlan
+from stages.shared.training.checks import check_parts, check_teacher
 from stages.shared.training.config import TrainingConfig
 from stages.shared.training.history import History
 from stages.shared.training.inputs import Preparation, StepInputs
@@ -43,13 +42,11 @@ from stages.shared.training.optimizer import make_optimizer
 from stages.shared.training.projection_loss import projection_loss
 from stages.shared.training.ranks import Ranks
 from stages.shared.training.schedule import make_schedule
-from store.errors import ParamsError, ShardError
+from stages.shared.training.seeds import step_seed
+from store.errors import ShardError
 
 _CHECK_EVERY = 50
 """Steps between looks at the losses on a GPU: each look waits for all kernels."""
-
-_PRECISIONS = {"float32": "no", "bf16": "bf16", "fp16": "fp16"}
-_STEP_COUNTER = 0x73746570  # a word of its own: no other draw uses this counter
 
 
 class Trainer:
@@ -82,8 +79,8 @@ class Trainer:
         ranks = ranks or Ranks()
         if config.augment is not None:
             check_spec(config.augment)
-        _check_teacher(teacher, spec, config)
-        _check_parts(config, ranks)
+        check_teacher(teacher, spec, config)
+        check_parts(config, ranks)
         self.config, self.ranks = config, ranks
         self.history = History()
         passes = config.passes(source.num_images)
@@ -100,7 +97,7 @@ class Trainer:
             trained = models.classifier_parameters(module)
             for name, parameter in module.named_parameters():
                 parameter.requires_grad_(name in trained)
-        self.module, self._network = self._placed(module)
+        self.module, self._network = place(module, config, ranks, self.device)
         self._optimizer = accelerator.prepare(make_optimizer(self.module, config))
         self._ema = None
         if config.ema_decay is not None:
@@ -196,16 +193,6 @@ class Trainer:
             self.module.load_state_dict(self._ema.module.state_dict())
         self.module.eval()
 
-    def _placed(self, module: nn.Module) -> tuple[nn.Module, nn.Module]:
-        """The module on the device, and what computes its forward on all ranks."""
-        if self.config.sync_batch_norm and self.ranks.count > 1:
-            module = convert_sync_batchnorm(module)  # type: ignore[no-untyped-call]
-        module = module.to(self.device)
-        if self.ranks.count == 1:
-            return module, module
-        places = [self.device] if self.device.type == "cuda" else None
-        return module, DistributedDataParallel(module, device_ids=places)
-
     def _take(self, batch: TrainingBatch) -> None:
         assert self._batches is not None
         self._is_in_step = True
@@ -298,55 +285,3 @@ class Trainer:
                     f"lower lr ({self.config.lr:g}), set clip_grad, or check the labels"
                 )
             self.history.losses.append(loss)
-
-
-def step_seed(seed: int, step: int, stream: int = 0) -> int:
-    """Return the seed of a step's draws, in [0, 2**63); streams are independent of each other."""
-    key = np.array([seed, step], dtype=np.uint64)
-    counter = np.array([0, 0, stream, _STEP_COUNTER], dtype=np.uint64)
-    # Raw words of Philox are the same in every numpy version.
-    return int(np.random.Philox(key=key, counter=counter).random_raw() >> 1)
-
-
-def make_accelerator(config: TrainingConfig, ranks: Ranks) -> Accelerator:
-    """Return accelerate's view of the device and precision asked for.
-
-    Raises:
-        ParamsError: there is no such device here, it cannot do that precision, or this process was
-            started as one of several that do not train together.
-    """
-    kind = devices.choose(config.device, "device").type
-    if kind == "cpu" and config.precision == "fp16":
-        raise ParamsError("precision is fp16, which needs a GPU; allowed on a CPU: float32, bf16")
-    if kind == "cpu" and config.sync_batch_norm and ranks.count > 1:
-        raise ParamsError("sync_batch_norm is true, which needs GPUs; allowed on a CPU: false")
-    accelerator = Accelerator(cpu=kind == "cpu", mixed_precision=_PRECISIONS[config.precision])
-    if accelerator.num_processes != ranks.count:
-        raise ParamsError(
-            f"this was started as {accelerator.num_processes} processes; start it as one, without "
-            "torchrun or accelerate launch"
-        )
-    return accelerator
-
-
-def _check_teacher(teacher: OnlineTeacher | None, spec: PixelSpec, config: TrainingConfig) -> None:
-    if teacher is not None and config.mix != "none" and teacher.model.spec.size != spec.size:
-        raise ParamsError(
-            f"mix is {config.mix} with an online teacher of input size "
-            f"{_by(teacher.model.spec.size)}, but the student's is {_by(spec.size)}; set "
-            "model.input_size alike, or mix to none"
-        )
-
-
-def _check_parts(config: TrainingConfig, ranks: Ranks) -> None:
-    num_parts = ranks.count * config.accumulate
-    if config.images_per_step % num_parts:
-        raise ParamsError(
-            f"batch_size is {config.batch_size}, which is {config.images_per_step} images of "
-            f"{config.crops_per_image} crops: {ranks.count} processes of {config.accumulate} parts "
-            "each cannot share them alike; change batch_size, accumulate or the processes"
-        )
-
-
-def _by(size: tuple[int, int]) -> str:
-    return f"{size[0]}x{size[1]}"
