@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export DVC_NO_ANALYTICS := 1
 
-.PHONY: help setup repro test lint types bench study clean
+.PHONY: help setup repro test lint types bench soak study clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -39,10 +39,14 @@ lint: $(READY) ## style, formatting and who may import whom
 types: $(READY) ## mypy, strict
 	@mypy
 
-bench: $(READY) ## size and speed of the label store beside other formats (docs/benchmarks.md)
+bench: $(READY) ## size and speed of the label store and of training, beside peers (docs/benchmarks.md)
 	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
 		-c constraints.txt -e '.[bench]'
 	@$(VENV)/bin/python benchmarks/store.py
+	@$(VENV)/bin/python benchmarks/train.py
+
+soak: $(READY) ## tests of faults and damage, twenty times as long (docs/reliability.md)
+	@FERKD_SOAK=20 pytest tests/faults tests/store/check/test_flips.py
 
 study: $(READY) ## run the study of docs/study.md (about an hour on two cores)
 	@dvc repro experiments/dvc.yaml

@@ -21,6 +21,8 @@ class Results:
     curves: Mapping[str, measured.Curve]
     teacher: measured.Trained | None
     student: measured.Trained | None
+    linear: measured.Trained | None
+    """Of a classifier on the student's features."""
     evaluation: Mapping[str, measured.Accuracy]
     artifacts: tuple[labels.Artifact, ...]
     max_prob: NDArray[np.int64]
@@ -38,6 +40,8 @@ class Results:
         found = {f"student.{name}": accuracy.top1 for name, accuracy in self.evaluation.items()}
         if self.teacher and self.teacher.top1 is not None:
             found["teacher"] = self.teacher.top1
+        if self.linear and self.linear.top1 is not None:
+            found["linear"] = self.linear.top1
         if self.comparison:
             for arm, sets in self.comparison.top1.items():
                 name, spread = list(sets.items())[-1]
@@ -64,6 +68,7 @@ def gather(metrics: Path, root: Path) -> Results:
         curves=measured.read_curves(metrics / "compare/curves_mean.csv"),
         teacher=measured.read(metrics / "teacher/summary.json", measured.Trained),
         student=measured.read(metrics / "train/summary.json", measured.Trained),
+        linear=measured.read(metrics / "linear/summary.json", measured.Trained),
         evaluation=evaluation.root if evaluation else {},
         artifacts=tuple(labels.artifacts(root)),
         max_prob=labels.max_prob_histogram(root),

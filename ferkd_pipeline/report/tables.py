@@ -61,7 +61,12 @@ def _timing(results: Results) -> Table | None:
 
 def _accuracy(results: Results) -> Table | None:
     rows = []
-    for role, trained in (("teacher", results.teacher), ("student", results.student)):
+    roles = {
+        "teacher": results.teacher,
+        "student": results.student,
+        "classifier on its features": results.linear,
+    }
+    for role, trained in roles.items():
         if trained is not None and trained.top1 is not None:
             size, steps = f"{trained.num_parameters:,}", f"{trained.steps:,}"
             images = f"{trained.num_images:,}" if trained.num_images else "-"

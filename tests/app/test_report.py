@@ -105,6 +105,18 @@ def test_without_a_comparison(world: Path, capsys: pytest.CaptureFixture[str]) -
     assert "student on test" in shown
 
 
+def test_a_linear_classifier_has_its_row(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trained = {"steps": 90, "num_parameters": 1, "top1": 0.421, "top5": 0.8, "num_images": 500}
+    folder = world / "metrics/linear"
+    folder.mkdir()
+    (folder / "summary.json").write_text(json.dumps(trained))
+    assert cli.main(["report"]) == 0
+    shown = capsys.readouterr().out
+    assert "classifier on its features" in shown
+    assert "42.1" in shown
+    assert json.loads(Path("metrics/report/summary.json").read_text())["linear"] == 0.421
+
+
 def test_sets_of_several_labels_have_no_top5(
     world: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,10 +1,9 @@
 """A thousand random single-bit flips, and coarser damage, over every kind of file of a store.
 
 Each must be found by verify, and no reader may crash, hang or give other values. FERKD_SOAK raises
-the number of flips: `FERKD_SOAK=10000 pytest tests/store/check/test_flips.py`.
+the number of flips: `FERKD_SOAK=10 pytest tests/store/check/test_flips.py`.
 """
 
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,9 +21,10 @@ from store.check import verify
 from store.check.entry_check import Found, read_artifact
 from store.errors import DataError
 from store.layout import list_artifacts
+from tests.faults.soak import rounds
 from tests.store.small_store import NAME, SPEC, SmallStore, build
 
-NUM_FLIPS = int(os.environ.get("FERKD_SOAK", "1000"))
+NUM_FLIPS = rounds(1000)
 NUM_WHOLE = max(200, NUM_FLIPS // 5)
 """Flips looked for by the whole verify, which takes longest."""
 
