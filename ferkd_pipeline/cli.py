@@ -14,10 +14,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if problem := siblings.complaint():
         print(f"Error: {problem}", file=sys.stderr)
         return 1
-    # Only now: without our `store` the next import fails with a message that helps nobody.
-    from ferkd_pipeline import funnel
+    try:
+        # Only now: without our `store` the next import fails with a message that helps nobody.
+        from ferkd_pipeline import funnel
 
-    return funnel.run(sys.argv[1:] if arguments is None else arguments)
+        return funnel.run(sys.argv[1:] if arguments is None else arguments)
+    except KeyboardInterrupt as error:  # before the funnel was there, or after it
+        is_term = type(error).__name__ == "Terminated"
+        print(f"Error: {'terminated (SIGTERM)' if is_term else 'interrupted'}", file=sys.stderr)
+        return 143 if is_term else 130
 
 
 if __name__ == "__main__":

@@ -4,8 +4,8 @@ The command line, DVC and a cluster engine all come through here. A shard's key 
 is on disk is what the parameters and inputs ask for.
 """
 
+import contextlib
 import importlib
-import re
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -17,13 +17,11 @@ from ferkd_pipeline.whole.common import layout_of
 from stages.shared.contract import Json, Progress, Report
 from store import entries, lock, shelf
 from store.atomic import remove
-from store.errors import DataError
-from store.layout import Layout, part_name
+from store.errors import DataError, RetryError
+from store.layout import Layout, is_of_store, part_name, shard_of_file
 from store.parts import PartWriter
 
 Action = Literal["skip", "run"]
-
-_SHARD = re.compile(r"^[^.]*-(\d{5,})\.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +99,7 @@ def run_stage(
     """Run a stage: all its shards (``shards`` None), or those named. Skips what is complete.
 
     Raises:
+        RetryError: another process runs the same stage, or one of these shards.
         FerkdError: see the stage; whatever was published before stays whole.
     """
     info = stage_table.find(name)
@@ -110,16 +109,33 @@ def run_stage(
         report = whole_stages.run(params, name, progress, force=force)
         whole = ShardOutcome(None, "run", report.numbers)
         return StageOutcome((whole,), report.lines, report.warnings)
-    chosen: tuple[str, ...] = ()
-    if name == "calibrate" and shards is None:
-        chosen = fit(params, progress)
+    if shards is None:
+        return _run_all(params, info, progress, force)
     jobs = jobs_of(params, info, shards)
-    if shards is None:
+    return _together(info, jobs, [_run_job(job, progress, force) for job in jobs])
+
+
+def _run_all(params: Params, info: StageInfo, progress: Progress, force: bool) -> StageOutcome:
+    """All shards, by one process: of two with other parameters, each would undo the other's."""
+    layout = layout_of(params)
+    with contextlib.ExitStack() as stack:
+        chosen: tuple[str, ...] = ()
+        if info.name == "calibrate":
+            stack.enter_context(lock.hold(layout.stage_lock(info.name)))
+            chosen = fit(params, progress)
+        jobs = jobs_of(params, info, None)
+        if info.name != "calibrate" and (force or any(job.why_incomplete() for job in jobs)):
+            stack.enter_context(lock.hold(layout.stage_lock(info.name)))
         _clear_outdated(jobs)
-    outcomes = [_run_job(job, progress, force) for job in jobs]
-    if shards is None:
+        outcomes = [_run_job(job, progress, force) for job in jobs]
+        for job in jobs:
+            if (why := job.why_incomplete()) is not None:
+                raise RetryError(
+                    f"{job.writer.artifact}/{job.writer.stem} was changed by another process "
+                    f"meanwhile ({why}); wait for it to end, then run again"
+                )
         for artifact in dict.fromkeys(job.writer.artifact for job in jobs):
-            entries.write_manifest(layout_of(params), artifact)
+            entries.write_manifest(layout, artifact)
     together = _together(info, jobs, outcomes)
     return replace(together, lines=(*chosen, *together.lines))
 
@@ -180,8 +196,8 @@ def _clear_outdated(jobs: list[Job]) -> None:
         mine = [job for job in jobs if job.writer.artifact == artifact]
         layout, stage = mine[0].writer.layout, mine[0].writer.stage
         wanted = {job.writer.stem: job.writer.key for job in mine}
-        found = [_SHARD.search(path.name) for path in layout.folder(artifact).glob("*-*")]
-        for stem in sorted({part_name(int(match[1])) for match in found if match}):
+        found = {shard_of_file(path.name) for path in layout.folder(artifact).glob("*-*")}
+        for stem in sorted(part_name(shard) for shard in found if shard is not None):
             if entries.why_incomplete(layout, artifact, stem, wanted.get(stem, "")) is not None:
                 with lock.hold(layout.lock(artifact, stem)):
                     _clear(layout, artifact, stem, stage, wanted.get(stem), mine[0].persists)
@@ -203,4 +219,5 @@ def _clear(
         return  # this run writes it anew, or takes it up where a killed one stopped
     entries.withdraw(layout, artifact, stem)
     for path in layout.folder(artifact).glob(f"*-{stem.partition('-')[2]}.*"):
-        remove(path)
+        if is_of_store(path.name):  # what else lies there is somebody's
+            remove(path)

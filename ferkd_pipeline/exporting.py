@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from ferkd_pipeline import own_code, params
 from store.errors import ParamsError
 
 if TYPE_CHECKING:
@@ -20,15 +21,18 @@ def export(
     to: Literal["timm", "torchvision"] | None = None,
     backbone: bool = False,
     force: bool = False,
+    params_path: Path = Path("params.yaml"),
 ) -> Exported:
     """Write the weights of the model in ``folder`` to ``file``; see `stages.shared.export.export`.
 
     Raises:
         ParamsError: the file exists and ``force`` is not given, lies in a bad place or has a bad
             name, or the weights do not load into ``to``.
-        DataError: the model is missing or damaged.
+        DataError: the model is missing or damaged, or its card names code that params.yaml does
+            not.
     """
     _check_target(folder, file, force=force)
+    own_code.check(folder, params.load(params_path) if params_path.exists() else None)
 
     # Only now: a wrong name need not wait for torch.
     from stages.shared import export as exports

@@ -9,7 +9,7 @@ from pathlib import Path
 import stages
 import store
 from stages.shared.contract import Json
-from stages.shared.model_card import CARD_NAME, weights_file
+from stages.shared.model_card import CARD_NAME, find_card, weights_file
 from stages.shared.model_config import ModelConfig, library_of
 from store.digest import sha256_file, sha256_json
 from store.errors import DataError
@@ -76,6 +76,20 @@ def of_file(path: Path, key: str) -> Json:
     if not path.is_file():
         raise DataError(f"{path} is no file; make it, or change {key} in params.yaml")
     return sha256_file(path)
+
+
+def of_saved(folder: Path) -> dict[str, Json]:
+    """SHA-256 of the files of a saved model; of one's own function also of the code it stands in.
+
+    Raises:
+        DataError: its card cannot be read.
+    """
+    found: dict[str, Json] = {path.name: sha256_file(path) for path in files_below(folder)}
+    card = find_card(folder)
+    if card is not None and library_of(card.name) == "own":
+        code = _module_file(card.name.split(":")[0])
+        found["code"] = None if code is None else sha256_file(code)
+    return found
 
 
 def of_network(model: ModelConfig) -> Json:

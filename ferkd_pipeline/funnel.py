@@ -1,18 +1,18 @@
 """Every command runs through here: what goes wrong becomes one line and an exit code."""
 
 import contextlib
+import errno
 import os
-import signal
+import select
 import sys
-import threading
 import traceback
-from collections.abc import Iterator, Sequence
-from types import FrameType
+from collections.abc import Sequence
 
 import click
 
 from ferkd_pipeline import exit_codes
 from ferkd_pipeline.commands.root import root
+from stages.shared import stopping
 
 _SPINNING = {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}
 """Variables of the environment that say how threads wait."""
@@ -27,51 +27,100 @@ def run(arguments: Sequence[str]) -> int:
         # Before torch is loaded. Its threads spin while they wait for each other, and by default so
         # long that beside any other busy process a step takes several times as long.
         os.environ["GOMP_SPINCOUNT"] = "10000"
+    _open_closed_streams()
     debug = "--debug" in arguments
     plain = [argument for argument in arguments if argument != "--debug"]
-    with _noticing_interrupts() as interrupted:
-        return _run(plain, debug, interrupted)
+    with stopping.noticed(_left_late) as asked:
+        return _run(plain, debug, asked)
 
 
-def _run(arguments: Sequence[str], debug: bool, interrupted: threading.Event) -> int:
+def _run(arguments: Sequence[str], debug: bool, asked: stopping.Asked) -> int:
+    streams = sys.stdout, sys.stderr
     try:
+        _check_printable(arguments)
         result = root.main([*arguments], prog_name="ferkd-pipeline", standalone_mode=False)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # The reader, such as `head`, has seen enough. Python would complain again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except (Exception, KeyboardInterrupt) as error:
-        if debug:
-            traceback.print_exc()
-        cause = KeyboardInterrupt() if interrupted.is_set() else error
-        _tell(cause)
+        code = _flush()
+    except (Exception, KeyboardInterrupt, SystemExit) as error:
+        if isinstance(error, SystemExit) and sys.stdout is not streams[0]:
+            # So click ends where any pipe breaks, a worker's too: it wraps the streams, and exits.
+            sys.stdout, sys.stderr = streams
+            error = BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+        cause = error if asked.by is None else asked.by()
+        if asked.by is not None:
+            stopping.end_workers()
+        if isinstance(cause, BrokenPipeError) and _is_unread():
+            _silence()
+            return exit_codes.UNREAD
+        with contextlib.suppress(OSError):  # nobody reads what is told, or there is no room for it
+            if debug:
+                traceback.print_exc()
+            _tell(cause)
+        if isinstance(cause, OSError):
+            _silence()
         return exit_codes.exit_code(cause)
+    if code is not None:
+        return code
     # click returns the code of --help and of ctx.exit(), and else what the command returned.
     return result if isinstance(result, int) else 0
 
 
-@contextlib.contextmanager
-def _noticing_interrupts() -> Iterator[threading.Event]:
-    """Remember Ctrl-C: in C code of torch or pydantic it can come out as an error of theirs.
+def _open_closed_streams() -> None:
+    """Let a closed stdin, stdout or stderr (`>&-`) lead nowhere.
 
-    Reading weights, for one, then fails as though their file were damaged.
+    Its number would else be that of the next file that is opened, such as one of the store, and a
+    library that complains on stderr would write into it.
     """
-    came = threading.Event()
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free: this one
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
 
-    def note(number: int, frame: FrameType | None) -> None:
-        came.set()
-        signal.default_int_handler(number, frame)
 
-    is_main = threading.current_thread() is threading.main_thread()
-    if not is_main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        yield came  # ignored, as in a shell's background jobs, or somebody else's to handle
-        return
-    signal.signal(signal.SIGINT, note)
+def _check_printable(arguments: Sequence[str]) -> None:
+    """Refuse an argument that would break the line in which a message names it."""
+    for argument in arguments:
+        if any(ord(letter) < 32 or ord(letter) == 127 for letter in argument):
+            raise click.UsageError(f"the argument {argument!r} has control characters in it")
+
+
+def _flush() -> int | None:
+    """Write what waits for stdout; the command is done, so a reader that left is no failure."""
     try:
-        yield came
-    finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _silence()
+        return 0
+    return None
+
+
+def _is_unread() -> bool:
+    """Whether nobody reads stdout or stderr any more: pipes break elsewhere too."""
+    unread = select.poll()
+    for number in (1, 2):
+        unread.register(number, 0)
+    return any(event & select.POLLERR for _, event in unread.poll(0))
+
+
+def _silence() -> None:
+    """Drop what waits for a stdout that takes nothing: Python would complain at exit."""
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()
+        return
+    with contextlib.suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+
+
+def _left_late(by: type[KeyboardInterrupt]) -> int:
+    """Tell of a stop that the command did not heed in time."""
+    with contextlib.suppress(OSError):
+        _tell(by())
+    return exit_codes.exit_code(by())
 
 
 def _tell(error: BaseException) -> None:

@@ -12,7 +12,7 @@ from stages.shared.contract import Progress, Report, ShardInputs, Source, keyed_
 from store import entries
 from store.atomic import remove
 from store.digest import sha256_json
-from store.layout import FORMAT_VERSION, part_name
+from store.layout import FORMAT_VERSION, is_of_store, part_name
 from store.parts import PartWriter
 
 
@@ -85,8 +85,9 @@ def fit(params: Params, progress: Progress) -> tuple[str, ...]:
     ]
     folder = source.layout.folder("calibrated")
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
-        if path.is_dir() and path.name not in {recipe.name for recipe in recipes}:
-            remove(path)
+        is_old = path.is_dir() and path.name not in {recipe.name for recipe in recipes}
+        if is_old and all(is_of_store(file.name) for file in path.iterdir()):
+            remove(path)  # else somebody keeps other things there
     return tuple(lines)
 
 

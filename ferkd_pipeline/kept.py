@@ -6,7 +6,6 @@ inputs, by the same code, is then taken back from ``.ferkd/results/STAGE/KEY/``.
 these; they share their bytes with the results where the file system links files.
 """
 
-import json
 import os
 import shutil
 from collections.abc import Sequence
@@ -14,8 +13,10 @@ from pathlib import Path
 
 from ferkd_pipeline import fingerprints
 from stages.shared.contract import Report
+from store import json_text
 from store.atomic import replace_folder
 from store.digest import canonical_json, sha256_file, sha256_json
+from store.errors import says_nothing_of_file
 
 _SAID = "report.json"
 
@@ -32,13 +33,16 @@ def keep(shelf: Path, tops: Sequence[Path], report: Report) -> None:
         for name, path in files.items():
             _link(path, partial / "files" / name)
         said = {"digest": digest(files), "lines": [*report.lines], "numbers": report.numbers}
-        (partial / _SAID).write_bytes(canonical_json(said))
+        described = {**said, "sha256": sha256_json(said)}
+        (partial / _SAID).write_bytes(canonical_json(described))
 
 
 def take_back(shelf: Path, tops: Sequence[Path]) -> Report | None:
     """Put kept results in their places; None where there are none, or not as they were."""
     try:
-        said = json.loads((shelf / _SAID).read_bytes())
+        said = json_text.parse_mapping((shelf / _SAID).read_bytes())
+        if said.pop("sha256") != sha256_json(said):
+            return None
         below = shelf / "files"
         places = {
             path.relative_to(below).as_posix(): path for path in fingerprints.files_below(below)
@@ -46,7 +50,9 @@ def take_back(shelf: Path, tops: Sequence[Path]) -> Report | None:
         if said["digest"] != digest(places):
             return None
         report = Report(dict(said["numbers"]), tuple(said["lines"]))
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        if isinstance(error, OSError) and says_nothing_of_file(error):
+            raise  # a training must not run again for a disk that did not answer
         return None
     for top in tops:
         with replace_folder(top) as partial:

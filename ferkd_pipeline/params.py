@@ -9,10 +9,10 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import pydantic
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from ferkd_pipeline import params_errors, stage_table, yaml_file
 from store.errors import ParamsError
@@ -20,12 +20,18 @@ from store.errors import ParamsError
 Section = TypeVar("Section", bound=pydantic.BaseModel)
 
 
+def _not_empty(value: object) -> object:
+    if value == "":
+        raise ValueError("must have at least 1 characters")  # as of other text
+    return value
+
+
 class StoreConfig(pydantic.BaseModel):
     """The `store` section: where labels lie and how they are cut."""
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    root: Path = Path("labels")
+    root: Annotated[Path, BeforeValidator(_not_empty)] = Path("labels")
     """Folder of the label store. `.ferkd/` beside it holds resumable work and the training view
     (`$FERKD_CACHE`, where set, holds the view)."""
     num_shards: int = Field(4, ge=1, le=99999)
@@ -107,7 +113,7 @@ def _read_section(name: str, value: Any) -> tuple[list[str], pydantic.BaseModel 
     """
     try:
         text = json.dumps(value)
-        odd = params_errors.odd_keys(value, name)
+        odd = params_errors.odd_values(value, name)
         return odd, None if odd else config_class(name).model_validate_json(text, strict=True)
     except pydantic.ValidationError as error:
         return params_errors.lines(error, name, value, config_class(name)), None

@@ -3,22 +3,30 @@
 import difflib
 import json
 import types
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import pydantic
 from pydantic_core import ErrorDetails
 
-from stages.compare.config import STORE, TRUTH
+from stages.compare.config import ONLINE, STORE, TRUTH
 
-BUILT_IN_ARMS = (TRUTH, STORE)
+BUILT_IN_ARMS = (TRUTH, STORE, ONLINE)
 
 _MAX_SHOWN = 60  # characters of a value
+_MAX_SAID = 400  # characters of a sentence that has values in it
+
+_LARGEST = 2**64
+_MAX_TEXT = 4096  # bytes, as of a path
+_MAX_NAME = 255  # bytes between two slashes, as of the name of a file
 
 
 def unknown_sections(raw: Mapping[str, object], known: tuple[str, ...]) -> list[str]:
     """Return a line for each section that no stage owns."""
-    return [f"{name}: unknown section; {_hint(name, known)}" for name in raw if name not in known]
+    return [
+        f"{_key(name)}: unknown section; {_hint(name, known)}" for name in raw if name not in known
+    ]
 
 
 def lines(
@@ -32,7 +40,11 @@ def lines(
 def unknown_calibrations(sections: Mapping[str, Any]) -> list[str]:
     """Return a line for each calibration that is asked for and not named in `calibrate`."""
     names = tuple(sections["calibrate"].root)
-    problems = []
+    problems = [
+        f"calibrate.{name}: this name is one of compare's arms; choose another"
+        for name in names
+        if name in BUILT_IN_ARMS
+    ]
     train, compare = sections.get("train"), sections.get("compare")
     if train is not None and train.calibration not in (None, *names):
         allowed = (*names, "null")
@@ -68,20 +80,40 @@ def _no_calibration(key: str, name: str, allowed: tuple[str, ...]) -> str:
     )
 
 
-def odd_keys(value: object, section: str) -> list[str]:
-    """Return a line for each key that is not text: a mapping in params.yaml goes by names."""
+def odd_values(value: object, section: str) -> list[str]:
+    """Return a line for each value that no key can have, and each key that is not text."""
     if isinstance(value, list):
-        found = [odd_keys(item, f"{section}[{place}]") for place, item in enumerate(value)]
+        found = [odd_values(item, f"{section}[{place}]") for place, item in enumerate(value)]
     elif isinstance(value, dict):
-        found = [
-            odd_keys(item, f"{section}.{key}")
-            if isinstance(key, str)
-            else [f"{section}: the key {_shown(key)} must be text; put it in quotes"]
-            for key, item in value.items()
-        ]
+        found = [_odd_item(key, item, section) for key, item in value.items()]
     else:
-        found = []
+        why = _why_odd(value)
+        return [] if why is None else [f"{section} = {_shown(value)}: {why}"]
     return [line for lines_of_one in found for line in lines_of_one]
+
+
+def _odd_item(key: object, item: object, section: str) -> list[str]:
+    if not isinstance(key, str):
+        return [f"{section}: the key {_shown(key)} must be text; put it in quotes"]
+    why = _why_odd(key)
+    if why is not None:
+        return [f"{section}: the key {_shown(key)} {why}"]
+    return odd_values(item, f"{section}.{_key(key)}")
+
+
+def _why_odd(value: object) -> str | None:
+    """What would end in an error without a name: in a path, in a message, or as a number."""
+    if isinstance(value, int) and abs(value) > _LARGEST:
+        return f"must be within -{_LARGEST} and {_LARGEST}"
+    if not isinstance(value, str):
+        return None
+    if any(unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") for letter in value):
+        return "must have no control characters and no line breaks"
+    if len(value.encode()) > _MAX_TEXT:
+        return f"must have at most {_MAX_TEXT} bytes"
+    if any(len(part.encode()) > _MAX_NAME for part in value.split("/")):
+        return f"must have at most {_MAX_NAME} bytes between slashes"
+    return None
 
 
 def _line(
@@ -118,16 +150,29 @@ def _holds(value: object, step: str | int) -> bool:
 
 
 def _dotted(section: str, place: Iterable[str | int]) -> str:
-    steps = (f"[{step}]" if isinstance(step, int) else f".{step}" for step in place)
+    steps = (f"[{step}]" if isinstance(step, int) else f".{_key(step)}" for step in place)
     return section + "".join(steps)
+
+
+def _key(name: str) -> str:
+    """A key in a message: in quotes where it would break the line."""
+    return name if name.isprintable() and len(name) <= _MAX_SHOWN else _shown(name)
 
 
 def _shown(value: object) -> str:
     try:
         text = json.dumps(value, ensure_ascii=False)
-    except (TypeError, ValueError):
-        text = str(value)
+    except (TypeError, ValueError, RecursionError):
+        text = type(value).__name__
+    if not text.isprintable():
+        text = ascii(text)[1:-1]
     return text if len(text) <= _MAX_SHOWN else text[: _MAX_SHOWN - 3] + "..."
+
+
+def _cut(sentence: str) -> str:
+    """Shorten in the middle: what is allowed stands at the end."""
+    half = _MAX_SAID // 2
+    return sentence if len(sentence) <= _MAX_SAID else f"{sentence[:half]} ... {sentence[-half:]}"
 
 
 def _hint(name: str, known: Iterable[str]) -> str:
@@ -166,7 +211,7 @@ _SENTENCES |= dict.fromkeys(("bool_type", "bool_parsing"), "must be true or fals
 def _allowed(detail: ErrorDetails) -> str:
     context = detail.get("ctx", {})
     if detail["type"] == "value_error":
-        return str(context["error"])
+        return _cut(str(context["error"]))
     sentence = _SENTENCES.get(detail["type"])
     if sentence is None:
         message = detail["msg"]

@@ -9,7 +9,7 @@ from ferkd_pipeline.jobs import jobs_of
 from ferkd_pipeline.params import Params
 from ferkd_pipeline.whole.common import layout_of
 from store import entries
-from store.errors import DataError, FerkdError
+from store.errors import DataError, FerkdError, RetryError
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ def record_stage(params: Params, name: str) -> RecordOutcome:
         raise DataError(f"{name}: {why}; run `ferkd-pipeline stage {name}`")
     layout = layout_of(params)
     digests = [f"{name} {entries.write_manifest(layout, name)[:12]}" for name in artifacts]
-    manifest = f"manifest {', '.join(digests)}" if digests else "no manifest of its own"
+    manifest = f"manifest {', '.join(digests)}" if digests else ""
     return RecordOutcome(name, num_shards, manifest, _commit_with_dvc(params, name))
 
 
@@ -61,5 +61,7 @@ def _commit_with_dvc(params: Params, name: str) -> str:
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     if done.returncode:
         reason = " ".join((done.stderr or done.stdout).split())
+        if "acquire lock" in reason or "is busy" in reason:  # another DVC is at work here
+            raise RetryError(f"`dvc commit {name}` failed, try again: {reason}")
         raise FerkdError(f"`dvc commit {name}` failed: {reason}")
     return "recorded with DVC"

@@ -1,5 +1,6 @@
 """What `ferkd-pipeline init` makes: a project's folder around the user's own images."""
 
+import contextlib
 import importlib.util
 import itertools
 import os
@@ -76,7 +77,8 @@ def create(folder: Path, recipe: str, images: Path, val: Path, *, force: bool) -
         "dvc.yaml": _dvc_yaml(values, (train_folder, val_folder), {}),
         **_ignore_files(folder, values),
     }
-    present = [name for name in _MADE_BY_RECIPE if (folder / name).exists()]
+    # As they are to be written: of an earlier run, which perhaps was killed then.
+    present = [name for name in _MADE_BY_RECIPE if _is_other(folder / name, texts[name])]
     if present and not force:
         raise ParamsError(
             f"{folder / present[0]} is there already: choose another folder, write dvc.yaml anew "
@@ -129,13 +131,14 @@ def _ignore_files(folder: Path, values: params.Params) -> dict[str, str]:
 
 def _keep_old(path: Path, content: str) -> str | None:
     """Keep a file that is about to be replaced by another text, and say so."""
-    if path.name not in _MADE_BY_RECIPE or not path.exists():
+    if path.name not in _MADE_BY_RECIPE or not _is_other(path, content):
         return None
-    before = path.read_bytes()
-    if before == content.encode():
-        return None
-    write_bytes(path.with_name(f"{path.name}.bak"), before)
+    write_bytes(path.with_name(f"{path.name}.bak"), path.read_bytes())
     return f"what {path.name} was before lies in {path.name}.bak"
+
+
+def _is_other(path: Path, content: str) -> bool:
+    return path.exists() and path.read_bytes() != content.encode()
 
 
 def find_images(folder: Path, given: Path, option: str) -> ImageFolder:
@@ -197,7 +200,9 @@ def _with_lines(path: Path, lines: tuple[str, ...]) -> str:
 
 def set_up_dvc(folder: Path) -> list[str]:
     """Make `folder` a DVC project where that is possible; return what is left for the user."""
-    if (folder / ".dvc").is_dir():
+    # As long as it lies there, a .dvc is what an earlier run made before it was killed.
+    begun = folder / ".ferkd" / "dvc-begun"
+    if (folder / ".dvc").is_dir() and not begun.exists():
         return []
     if importlib.util.find_spec("dvc") is None:
         return [
@@ -214,12 +219,17 @@ def set_up_dvc(folder: Path) -> list[str]:
         )
     else:
         nested = [] if top == folder.resolve() else ["--subdir"]
-    commands = [["init", "--quiet", *nested]]
+    write_bytes(begun, b"")
+    again = ["--force"] if (folder / ".dvc").is_dir() else []
+    commands = [["init", "--quiet", *nested, *again]]
     commands += [["config", "--quiet", name, value] for name, value in _DVC_SETTINGS.items()]
     for command in commands:
         done = _run([sys.executable, "-m", "dvc", *command], folder)
         if done.returncode:
             return [f"`dvc {' '.join(command)}` failed: {' '.join(done.stderr.split())}"]
+    begun.unlink()
+    with contextlib.suppress(OSError):  # it holds something else
+        begun.parent.rmdir()
     return notes
 
 

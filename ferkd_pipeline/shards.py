@@ -8,6 +8,8 @@ from store.errors import ParamsError
 
 AUTO = "auto"
 
+_MOST_DIGITS = 20
+
 
 def choose(
     stage: StageInfo,
@@ -35,9 +37,11 @@ def choose(
 
 
 def _number(text: str, num_shards: int) -> int:
-    if not (text.isascii() and text.isdigit() and int(text) < num_shards):
+    is_number = text.isascii() and text.isdigit() and len(text) <= _MOST_DIGITS
+    if not is_number or int(text) >= num_shards:
+        shown = text if len(text) <= _MOST_DIGITS else f"{text[:_MOST_DIGITS]}..."
         raise ParamsError(
-            f"--shard {text}: must be 0 to {num_shards - 1} (store.num_shards is {num_shards}), "
+            f"--shard {shown}: must be 0 to {num_shards - 1} (store.num_shards is {num_shards}), "
             "or auto"
         )
     return int(text)
@@ -88,4 +92,6 @@ def _read(environment: Mapping[str, str], name: str, default: str | None = None)
     try:
         return int(text)
     except ValueError:
-        raise ParamsError(f"--shard auto: {name} = {text!r}: must be a whole number") from None
+        raise ParamsError(
+            f"--shard auto: {name} = {text[:_MOST_DIGITS]!r}: must be a whole number"
+        ) from None

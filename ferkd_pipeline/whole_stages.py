@@ -5,7 +5,7 @@ it wrote. Losing a mark costs one more run and nothing else.
 """
 
 import importlib
-import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,10 @@ from ferkd_pipeline.whole.prepare import SHARED_BY_RANKS, TRAINING, prepare
 from ferkd_pipeline.whole.start import Start, Whole
 from stages.shared import processes
 from stages.shared.contract import NoProgress, Progress, Report, keyed_params
-from store import lock
+from store import json_text, lock
 from store.atomic import remove, write_bytes
 from store.digest import canonical_json, sha256_json
-from store.errors import ParamsError
+from store.errors import ParamsError, says_nothing_of_file
 
 
 def why_incomplete(params: Params, name: str) -> str | None:
@@ -28,14 +28,23 @@ def why_incomplete(params: Params, name: str) -> str | None:
     if whole.fingerprint is None:
         return "it looks at every image anew"
     try:
-        mark = json.loads(_mark(params, name).read_bytes())
-    except (OSError, ValueError):
-        return "not made yet"
-    if mark.get("key") != _key(params, name, whole):
-        return "parameters or inputs changed"
+        mark = json_text.parse_mapping(_mark(params, name).read_bytes())
+    except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and says_nothing_of_file(error):
+            raise
+        key = _key(params, name, whole)
+        return "not made yet" + _from_where(layout_of(params).resumable(name, key))
+    key = _key(params, name, whole)
+    if mark.get("key") != key:
+        why = "parameters or inputs changed"
+        return why + _from_where(layout_of(params).resumable(name, key))
     if mark.get("written") != _written(whole):
         return "its results are missing or were changed"
     return None
+
+
+def _from_where(work: Path) -> str:
+    return "; goes on from a checkpoint" if any(work.glob("**/save-*")) else ""
 
 
 def run(params: Params, name: str, progress: Progress, *, force: bool = False) -> Report:
@@ -54,18 +63,20 @@ def run(params: Params, name: str, progress: Progress, *, force: bool = False) -
     if ranks is not None and not ranks.is_first:
         return _run_along(params, name, ranks)
     layout = layout_of(params)
-    with lock.hold(layout.work / "locks" / f"{name}.lock"):
+    with lock.hold(layout.stage_lock(name)):
         whole = prepare(params, name)
         key = _key(params, name, whole)  # of the inputs as they were before it read them
         work = layout.resumable(name, key)
         if force:
             remove(work)
         report = _taken_back(params, name, key, whole, force)
+        is_back = report is not None
         if ranks is not None:
-            ranks.told(report is None)
+            ranks.told(not is_back)
         if report is None:
-            report = whole.run(Start(progress, force, work, key, ranks))
-        if name in TRAINING:
+            _tell_of_others(work, progress)
+            report = _started(name, whole, Start(progress, force, work, key, ranks))
+        if name in TRAINING and not is_back:
             kept.keep(_shelf(params, name, key), whole.writes, report)
         remove(work)  # before the mark, after which nobody looks; kept results stand in for it
         mark = {"key": key, "written": _written(whole)}
@@ -99,10 +110,34 @@ def _run_along(params: Params, name: str, ranks: Any) -> Report:
     return Report()
 
 
+def _started(name: str, whole: Whole, start: Start) -> Report:
+    try:
+        return whole.run(start)
+    except ParamsError as error:
+        said = str(error)  # of what stages share: it does not know whose parameter it is
+        if said.split(" ")[0].rstrip(":").count("."):
+            raise
+        raise ParamsError(f"{name}: {said}") from None
+
+
+def _tell_of_others(work: Path, progress: Progress) -> None:
+    """Name what unfinished trainings of other parameters left: nobody else will."""
+    others = [path for path in work.parent.glob("*") if path.name != work.name]
+    if others and not work.exists():
+        progress.note(
+            f"{len(others)} unfinished with other parameters or inputs in {work.parent}: with "
+            "these again, they go on; `ferkd-pipeline store gc` deletes them"
+        )
+
+
 def _taken_back(params: Params, name: str, key: str, whole: Whole, force: bool) -> Report | None:
     if force or name not in TRAINING:
         return None
-    return kept.take_back(_shelf(params, name, key), whole.writes)
+    report = kept.take_back(_shelf(params, name, key), whole.writes)
+    if report is None:
+        return None
+    line = "made before of the same parameters, inputs and code: taken back, not made again"
+    return replace(report, lines=(*report.lines, line))
 
 
 def _shelf(params: Params, name: str, key: str) -> Path:

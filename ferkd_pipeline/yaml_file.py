@@ -5,13 +5,25 @@ by YAML 1.2, and one file must not mean two things.
 """
 
 import re
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from store.errors import ParamsError
+from store.errors import ParamsError, says_nothing_of_file
+
+MAX_BYTES = 4 * 2**20
+"""A params.yaml that is larger is something else, such as a device that never ends."""
+
+MAX_VALUES = 100_000
+"""Values that a file may stand for: nine lines of aliases of aliases stand for a billion."""
+
+MAX_DEPTH = 50
+"""Mappings and lists in one another."""
+
+_MOST_SAID = 300  # characters of a problem
+_MOST_DIGITS = 1000
 
 # Tag, pattern, and the first characters that such a scalar can have ("" for an empty one).
 _SCALARS = (
@@ -35,6 +47,10 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[str] = set()
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(
+                    None, None, "a key must be text, not a list or mapping", key.start_mark
+                )
             if key.value in seen and key.tag != "tag:yaml.org,2002:merge":
                 raise yaml.constructor.ConstructorError(
                     None, None, f"the key {key.value!r} stands twice", key.start_mark
@@ -44,7 +60,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def _integer(loader: _Loader, node: yaml.ScalarNode) -> int:
-    text = node.value
+    text = node.value[:_MOST_DIGITS]  # no key takes so many, and Python refuses to print them
     return int(text, 0) if text.startswith(("0o", "0x")) else int(text)
 
 
@@ -62,12 +78,22 @@ def read_mapping(path: Path) -> dict[str, Any]:
         ParamsError: there is no such file, it is not YAML, or it is not a mapping of names.
     """
     try:
-        return parse_mapping(path.read_text(encoding="utf-8"), path)
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
     except FileNotFoundError:
         raise ParamsError(
             f"{path}: no such file; name another with --params, or write one with "
             "`ferkd-pipeline init DIR --recipe NAME`"
         ) from None
+    except OSError as error:
+        if says_nothing_of_file(error):
+            raise
+        shown = str(path)[:_MOST_SAID]  # it may be too long a name
+        raise ParamsError(f"{shown}: cannot be read: {error.strerror}") from None
+    if len(content) > MAX_BYTES:
+        raise ParamsError(f"{path}: is larger than {MAX_BYTES:,} bytes; is it the right file?")
+    try:
+        return parse_mapping(content.decode("utf-8"), path)
     except UnicodeDecodeError:
         raise ParamsError(f"{path}: is not UTF-8 text") from None
 
@@ -79,16 +105,55 @@ def parse_mapping(text: str, path: Path) -> dict[str, Any]:
         ParamsError: it is not YAML, or it is not a mapping of names.
     """
     try:
+        _check_size(yaml.parse(text, _Loader), path)
         value = yaml.load(text, _Loader)
     except yaml.MarkedYAMLError as error:
-        raise ParamsError(f"{path}{_line(error)}: {error.problem or error.context}") from None
+        raise ParamsError(f"{path}{_line(error)}: {_said(error)}") from None
     except yaml.YAMLError as error:
         raise ParamsError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+    except (ValueError, TypeError, KeyError, AttributeError):  # PyYAML's, of `!!int many`
+        raise ParamsError(
+            f"{path}: a value is not of the kind that a tag (!!..) before it says; leave tags out"
+        ) from None
     if value is None:
         return {}
     if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
         raise ParamsError(f"{path}: must be a mapping of section names, such as `sample:`")
     return value
+
+
+def _check_size(events: Iterable[yaml.Event], path: Path) -> None:
+    """Refuse what is small as a file and endless as values, before any of it is built."""
+    sizes: dict[str, int] = {}
+    open_nodes: list[tuple[str | None, int]] = []  # their anchors, and the values before them
+    count = 0
+    for event in events:
+        if isinstance(event, yaml.CollectionEndEvent):
+            anchor, before = open_nodes.pop()
+            if anchor is not None:
+                sizes[anchor] = count - before
+            continue
+        if isinstance(event, yaml.AliasEvent):
+            count += sizes.get(str(event.anchor), 1)
+        elif isinstance(event, yaml.NodeEvent):
+            count += 1
+        if isinstance(event, yaml.CollectionStartEvent):
+            open_nodes.append((event.anchor, count))
+        if len(open_nodes) > MAX_DEPTH or count > MAX_VALUES:
+            line = event.start_mark.line + 1 if event.start_mark else 1
+            raise ParamsError(
+                f"{path}: line {line}: too many values, aliases counted, or "
+                f"too deep; allowed: {MAX_VALUES:,} values, {MAX_DEPTH} lists and mappings in one "
+                "another"
+            )
+
+
+def _said(error: yaml.MarkedYAMLError) -> str:
+    """The problem in one line; one that quotes a key quotes it whole."""
+    is_half = (error.problem or "but").startswith("but")  # the other half is what was expected
+    words = [error.context if is_half else None, error.problem]
+    text = ", ".join(" ".join(each.split()) for each in words if each)
+    return text if len(text) <= _MOST_SAID else f"{text[:_MOST_SAID]}..."
 
 
 def _line(error: yaml.MarkedYAMLError) -> str:

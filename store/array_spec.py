@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from store.atomic import named_in_errors
 from store.errors import DataError
 
 
@@ -55,7 +56,8 @@ def damage_is_told(path: Path) -> Iterator[None]:
     itself stays what it is.
     """
     try:
-        yield
+        with named_in_errors(path):
+            yield
     except (DataError, MemoryError):
         raise
     except Exception as error:

@@ -18,7 +18,7 @@ from zarr.codecs import BloscCodec, Crc32cCodec
 from zarr.storage import LocalStore
 
 from store.array_spec import ArraySpec, class_dtype, damage_is_told, reject_value
-from store.atomic import fsync_path, remove, write_bytes
+from store.atomic import fsync_path, named_in_errors, remove, write_bytes
 from store.digest import canonical_json, rows_digest
 from store.entry import Entry, check_version
 from store.errors import DataError
@@ -107,7 +107,8 @@ class ArrayWriter:
             # Zarr reads what it overwrites in part, as the last block is: damage must not stop it.
             written = self.path / name / "c" / str(block)
             remove(written)
-            self._array(name)[start:stop] = array
+            with named_in_errors(self.path):
+                self._array(name)[start:stop] = array
             for file in [written, *written.rglob("*")]:
                 fsync_path(file)
             fsync_path(written.parent)
@@ -128,9 +129,10 @@ class ArrayWriter:
                 return group
         for mark in self._journal.iterdir():
             mark.unlink()
-        group = zarr.open_group(store, mode="w", zarr_format=3, attributes={"ferkd": described})
-        for name, spec in self._specs.items():
-            self._create(group, name, spec)
+        with named_in_errors(self.path):
+            group = zarr.open_group(store, mode="w", zarr_format=3, attributes={"ferkd": described})
+            for name, spec in self._specs.items():
+                self._create(group, name, spec)
         return group
 
     def _create(self, group: zarr.Group, name: str, spec: ArraySpec) -> None:
@@ -189,6 +191,11 @@ class ArrayReader:
     @property
     def names(self) -> list[str]:
         """Names of the arrays, sorted."""
+        listed = () if self._entry is None else self._entry.files
+        for name in listed:  # zarr parses the metadata of all
+            top, _, rest = name.partition("/")
+            if top == self.path.name and rest.endswith("/zarr.json"):
+                self._check(rest)
         with damage_is_told(self.path):
             return sorted(self._group)
 

@@ -12,20 +12,41 @@ import shutil
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _FILES_WORTH_ONE_SYNC = 1000
 LEFTOVER = re.compile(r"\.(?:new|old)-(?P<host>[^/]*)-(?P<pid>\d+)\.tmp$")
+CANNOT_LINK = (errno.EPERM, errno.EMLINK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 _ABANDONED_SECONDS = 24 * 3600.0
 """A leftover of another machine is deleted after this: no write of ours takes as long."""
+
+
+@contextmanager
+def named_in_errors(final: Path, partial: Path | None = None) -> Iterator[None]:
+    """Let errors of the disk name ``final`` where they name nothing, or a file in ``partial``.
+
+    The system tells of a full disk without saying which file was written.
+    """
+    try:
+        yield
+    except OSError as error:
+        names = [Path(n) for n in (error.filename, error.filename2) if isinstance(n, str | Path)]
+        is_ours = not names or final in names or any(partial in (n, *n.parents) for n in names)
+        is_ours = is_ours or any(LEFTOVER.search(n.name) for n in names)
+        if error.errno is not None and is_ours:
+            error.filename = str(final)
+            if error.filename2 is not None:  # None, once it is set, is shown as a name
+                del error.filename2
+        raise
 
 
 def fsync_path(path: Path) -> None:
     """Flush a file, or the entries of a folder, to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        with named_in_errors(path):
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
@@ -45,15 +66,26 @@ def fsync_tree(folder: Path) -> None:
 def remove(path: Path) -> None:
     """Delete a file or a whole folder; nothing happens where there is none."""
     if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
+        try:
+            shutil.rmtree(path)
+        except OSError as error:
+            error.filename = str(path)  # it names what is in a folder by its last part alone
+            raise
     else:
         path.unlink(missing_ok=True)
 
 
+def _tidy(partial: Path) -> None:
+    """Delete what is left of a write; a disk that fails must not hide what went wrong before."""
+    with suppress(OSError):
+        remove(partial)
+
+
 def sweep(final: Path) -> None:
     """Delete what interrupted writers of ``final`` left; call it only as its one writer."""
-    for leftover in _leftovers(final):
-        remove(leftover)
+    with named_in_errors(final):
+        for leftover in _leftovers(final):
+            remove(leftover)
 
 
 def _sweep_dead(final: Path) -> None:
@@ -93,21 +125,44 @@ def replace_file(final: Path) -> Iterator[Path]:
     partial file is deleted and ``final`` is untouched.
     """
     final.parent.mkdir(parents=True, exist_ok=True)
-    _sweep_dead(final)
     partial = _beside(final, "new")
     try:
-        yield partial
-        fsync_path(partial)
-        os.replace(partial, final)
-        fsync_path(final.parent)
+        with named_in_errors(final, partial):
+            _sweep_dead(final)
+            yield partial
+            fsync_path(partial)
+            os.replace(partial, final)
+            fsync_path(final.parent)
     finally:
-        partial.unlink(missing_ok=True)
+        _tidy(partial)
 
 
 def write_bytes(final: Path, data: bytes) -> None:
     """Write a whole file atomically and durably."""
     with replace_file(final) as partial:
         partial.write_bytes(data)
+
+
+def write_new(final: Path, data: bytes) -> bool:
+    """Write a whole file, not flushed to disk; False where one is there already.
+
+    Of several hosts that write at once one succeeds, also on file systems that only pretend to
+    lock.
+
+    Raises:
+        OSError: with one of `CANNOT_LINK`, where files cannot be linked.
+    """
+    _sweep_dead(final)
+    partial = _beside(final, "new")
+    try:
+        with named_in_errors(final, partial):
+            partial.write_bytes(data)
+            os.link(partial, final)
+    except FileExistsError:
+        return False
+    finally:
+        _tidy(partial)
+    return True
 
 
 @contextmanager
@@ -118,15 +173,16 @@ def replace_folder(final: Path) -> Iterator[Path]:
     no folder of that name: readers treat absence as incomplete.
     """
     final.parent.mkdir(parents=True, exist_ok=True)
-    _sweep_dead(final)
     partial = _beside(final, "new")
-    remove(partial)
-    partial.mkdir()
     try:
-        yield partial
-        move_folder(partial, final)
+        with named_in_errors(final, partial):
+            _sweep_dead(final)
+            remove(partial)
+            partial.mkdir()
+            yield partial
+            move_folder(partial, final)
     finally:
-        remove(partial)
+        _tidy(partial)
 
 
 def move_folder(source: Path, final: Path) -> None:
@@ -135,9 +191,14 @@ def move_folder(source: Path, final: Path) -> None:
     final.parent.mkdir(parents=True, exist_ok=True)
     aside = _beside(final, "old")
     remove(aside)
-    if final.exists():
+    if os.path.lexists(final):  # a link to nothing is in the way, too
         os.rename(final, aside)
-    rename(source, final)
+    try:
+        rename(source, final)
+    except OSError:  # from another disk it is copied, for which this one may be too full
+        if os.path.lexists(aside) and not os.path.lexists(final):
+            os.rename(aside, final)
+        raise
     remove(aside)
 
 
@@ -157,17 +218,28 @@ def rename(source: Path, final: Path) -> None:
         fsync_path(source.parent)
 
 
+def _copy_folder(source: Path, target: Path) -> None:
+    """Stop at the first error: copytree collects the same one for each file of a full disk."""
+    target.mkdir()
+    for path in sorted(source.iterdir()):
+        if path.is_dir() and not path.is_symlink():
+            _copy_folder(path, target / path.name)
+        else:
+            shutil.copy2(path, target / path.name)
+
+
 def _copy_across(source: Path, final: Path) -> None:
     partial = _beside(final, "new")
     remove(partial)
     try:
-        if source.is_dir():
-            shutil.copytree(source, partial)
-            fsync_tree(partial)
-        else:
-            shutil.copy2(source, partial)
-            fsync_path(partial)
-        os.rename(partial, final)
+        with named_in_errors(final, partial):
+            if source.is_dir():
+                _copy_folder(source, partial)
+                fsync_tree(partial)
+            else:
+                shutil.copy2(source, partial)
+                fsync_path(partial)
+            os.rename(partial, final)
     finally:
-        remove(partial)
+        _tidy(partial)
     remove(source)

@@ -187,6 +187,8 @@ def read_manifest(path: Path) -> list[Entry]:
         is_right = raw["sha256"] == sha256_json(body)
     except FileNotFoundError:
         raise DataError(f"{path} is missing; run `ferkd-pipeline record`") from None
+    except (IsADirectoryError, NotADirectoryError):
+        raise DataError(f"{path} is not a file; delete it, run `ferkd-pipeline record`") from None
     except (ValueError, KeyError, TypeError, RecursionError):
         raise DataError(f"{path} is damaged; run `ferkd-pipeline record`") from None
     if is_right:

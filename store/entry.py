@@ -141,6 +141,8 @@ def read_entry(path: Path) -> Entry:
         is_right = _is_right(said, raw.get("sha256"))
     except FileNotFoundError:
         raise DataError(f"{path} is missing: that shard is not complete") from None
+    except (IsADirectoryError, NotADirectoryError):
+        raise DataError(f"{path} is not a file; {_remedy(path)}") from None
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is not JSON ({error}); {_remedy(path)}") from None
     except AttributeError:

@@ -4,6 +4,33 @@ The command line maps each class to one exit code (``ferkd_pipeline/exit_codes.p
 decides on exit codes. A message says what was wrong, where (file, key, value) and what to do.
 """
 
+import errno
+
+TRANSIENT_ERRNOS = frozenset(
+    {
+        errno.EAGAIN,
+        errno.EBUSY,
+        errno.ECONNRESET,
+        errno.EHOSTDOWN,
+        errno.EHOSTUNREACH,
+        errno.EIO,
+        errno.ENETDOWN,
+        errno.ENETUNREACH,
+        errno.ENOTCONN,
+        errno.ESTALE,
+        errno.ETIMEDOUT,
+    }
+)
+"""What network file systems answer while they recover: trying again may help."""
+
+EXHAUSTED_ERRNOS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
+"""What this process or machine has run out of: says nothing about the file that was asked for."""
+
+
+def says_nothing_of_file(error: OSError) -> bool:
+    """Whether an error of reading leaves open what the file holds, so it must not be judged."""
+    return error.errno in TRANSIENT_ERRNOS or error.errno in EXHAUSTED_ERRNOS
+
 
 class FerkdError(Exception):
     """Something failed that the user should read about; base of every error of this project."""

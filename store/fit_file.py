@@ -39,10 +39,16 @@ def read(layout: Layout, artifact: str) -> dict[str, Any] | None:
         is_right = digest == sha256_json(raw)
     except FileNotFoundError:
         return None
+    except (IsADirectoryError, NotADirectoryError):
+        raise DataError(
+            f"{path} is not a file; delete it and run `ferkd-pipeline stage calibrate`"
+        ) from None
     except (ValueError, KeyError, TypeError, RecursionError):
         raise DataError(f"{path} is damaged; run `ferkd-pipeline stage calibrate`") from None
     if is_right:
         check_version(raw.get("format_version"), path)  # before the spelling, which may change
+    if not {"made_of", "fit"} <= raw.keys():  # a manifest, say, which is whole and no fit
+        raise DataError(f"{path} is not a fit; delete it and run `ferkd-pipeline stage calibrate`")
     if not is_right or data != _file_bytes(raw, digest):
         raise DataError(f"{path} does not match its SHA-256; run `ferkd-pipeline stage calibrate`")
     del raw["format_version"]

@@ -12,6 +12,8 @@ ARTIFACTS = ("images", "rejects", "crops", "predictions", "soft", "scores")
 _NOT_SCORES = ("manifest", "fit")
 _MOST_LETTERS = 64
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_PART_FILE = re.compile(r"_?(?:part|rejects|suspects)-(\d{5,})\.(?:parquet|zarr|json)")
+_BESIDE_PARTS = frozenset({"_manifest.json", "_fit.json", ".gitignore", ".DS_Store"})
 
 
 def is_plain_name(name: str) -> bool:
@@ -36,6 +38,18 @@ def calibrated(name: str) -> str:
             f"calibration name {name!r} is not a plain folder name: use letters, digits, . _ -"
         )
     return f"calibrated/{name}"
+
+
+def shard_of_file(name: str) -> int | None:
+    """The shard whose file, or Zarr store, has this name; None for whatever else lies there."""
+    found = _PART_FILE.fullmatch(name)
+    return None if found is None else int(found[1])
+
+
+def is_of_store(name: str) -> bool:
+    """Whether a file in an artifact's folder is one of ours, by its name: others stay."""
+    is_leftover = name.startswith(".") and name.endswith(".tmp")
+    return is_leftover or name in _BESIDE_PARTS or shard_of_file(name) is not None
 
 
 def part_name(shard: int) -> str:
@@ -80,6 +94,10 @@ class Layout:
     def lock(self, artifact: str, stem: str) -> Path:
         """Lock file of the one writer of ``stem``; never inside the store."""
         return self.work / "locks" / f"{artifact.replace('/', '-')}-{stem}.lock"
+
+    def stage_lock(self, stage: str) -> Path:
+        """Lock file of the one process that runs a whole stage."""
+        return self.work / "locks" / f"{stage}.lock"
 
     def resumable(self, stage: str, key: str) -> Path:
         """Folder of unfinished or set-aside work of a stage for one shard key."""

@@ -6,11 +6,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from store import entries, tables
+from store import entries, lock, tables
 from store.atomic import move_folder, remove, sweep
 from store.digest import rows_digest
 from store.entries import Entry
-from store.layout import Layout
+from store.layout import Layout, shard_of_file
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +67,7 @@ class PartWriter:
 
     def begin(self) -> None:
         """Withdraw the old entry and sweep what interrupted writers left."""
+        lock.require(self.layout.lock(self.artifact, self.stem))
         entries.withdraw(self.layout, self.artifact, self.stem)
         folder = self.layout.folder(self.artifact)
         folder.mkdir(parents=True, exist_ok=True)
@@ -74,7 +75,8 @@ class PartWriter:
             sweep(path)
         if self.stem.startswith("part-"):  # tables beside an earlier part: rejects, suspects
             for path in folder.glob(f"_*{self.stem.removeprefix('part')}.parquet"):
-                remove(path)
+                if shard_of_file(path.name) is not None:
+                    remove(path)
 
     @property
     def _table(self) -> Path:
@@ -115,5 +117,6 @@ class PartWriter:
             numbers=numbers,
             software=entries.installed_versions(),
         )
+        lock.require(self.layout.lock(self.artifact, self.stem))
         entries.publish(self.layout, entry)
         return entry

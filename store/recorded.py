@@ -16,6 +16,7 @@ from contextvars import ContextVar
 from pathlib import Path
 
 from store import entries
+from store.atomic import named_in_errors
 from store.entry import Entry, FileRecord
 from store.errors import DataError, RetryError
 from store.layout import Layout
@@ -170,7 +171,7 @@ def problem_of(
 def _sha256(path: Path, tell: Callable[[int], object]) -> str:
     digest, block = hashlib.sha256(), bytearray(_BLOCK_BYTES)
     view = memoryview(block)
-    with path.open("rb", buffering=0) as file:
+    with named_in_errors(path), path.open("rb", buffering=0) as file:
         while size := file.readinto(block):
             digest.update(view[:size])  # lets other threads run
             tell(size)

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from store.atomic import replace_file
+from store.atomic import named_in_errors, replace_file
 from store.digest import canonical_json
 from store.entry import check_version
 from store.errors import DataError
@@ -94,7 +94,8 @@ def open_table(path: Path) -> pq.ParquetFile:
 def damage_is_told(path: Path) -> Iterator[None]:
     """Turn what pyarrow raises over a missing or damaged file into a DataError."""
     try:
-        yield
+        with named_in_errors(path):
+            yield
     except MemoryError:  # pyarrow's own is one, and an ArrowException too
         raise
     except FileNotFoundError:
@@ -122,7 +123,7 @@ def check_described(path: Path, table: pa.Table) -> None:
     """
     try:
         version = read_metadata(table).get("format_version")
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         raise DataError(
             f"{path} is damaged (its `ferkd` metadata); delete it and run its stage again"
         ) from None

@@ -13,16 +13,32 @@ from typing import Any
 
 from ferkd_pipeline import cli
 
-_CHANGES = ("rename", "replace", "unlink", "rmdir")
+_CHANGES = ("rename", "replace", "link", "unlink", "mkdir", "rmdir")
 """Functions of `os` that make files appear and disappear."""
 
 
 def start_child(*arguments: str, die_at: int | None = None) -> int:
     """Run a command, as `python -m ferkd_pipeline` does, and return the id of its process.
 
-    With ``die_at`` it is killed before its change number so-and-so of the file system: renames
-    and deletions. With 0 it is not killed and writes to the file `steps` how many there were.
+    With ``die_at`` it is killed before its change number so-and-so of the file system: what is
+    made, renamed or deleted. With 0 it is not killed and writes to the file `steps` how many there
+    were.
     """
+    steps = itertools.count(1)
+
+    def run() -> int:
+        if die_at is not None:
+            _die_at(die_at, steps)
+        code = cli.main(list(arguments))
+        if die_at == 0:
+            Path("steps").write_text(str(next(steps) - 1))
+        return code
+
+    return start(run)
+
+
+def start(run: Callable[[], int]) -> int:
+    """Run a function in a process of its own, which ends with what it returns."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of fork beside threads, Python 3.12
         pid = os.fork()
@@ -33,12 +49,8 @@ def start_child(*arguments: str, die_at: int | None = None) -> int:
         sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115
         # A shell's background jobs start with Ctrl-C ignored, and children inherit that.
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        steps = itertools.count(1)
-        if die_at is not None:
-            _die_at(die_at, steps)
-        code = cli.main(list(arguments))
-        if die_at == 0:
-            Path("steps").write_text(str(next(steps) - 1))
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        code = run()
     except KeyboardInterrupt:
         code = 130  # before or after the command, as Python itself ends then
     finally:
@@ -62,6 +74,15 @@ def end_of(pid: int) -> int:
     """Wait for a child; its exit code, or minus the signal that ended it."""
     _, status = os.waitpid(pid, 0)
     return os.waitstatus_to_exitcode(status)
+
+
+def workers_of(pid: int) -> list[int]:
+    """Processes that a process started; Linux only."""
+    try:
+        listed = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except FileNotFoundError:
+        return []
+    return [int(each) for each in listed]
 
 
 def kill_after(pid: int, delay: float, sign: int = signal.SIGKILL) -> int:

@@ -87,8 +87,14 @@ def write_images(
         Image.fromarray(pixels).save(folder / name / f"{index}.{suffix}")
 
 
-def write_teacher(folder: Path, seed: int = 0, num_classes: int = len(CLASSES)) -> None:
-    """A network of random weights whose probabilities spread from unsure to sure."""
+def write_teacher(
+    folder: Path, seed: int = 0, num_classes: int = len(CLASSES), names: tuple[str, ...] = ()
+) -> None:
+    """A network of random weights whose probabilities spread from unsure to sure.
+
+    Its classes are the first ``num_classes`` of CLASSES, or else ``names``.
+    """
+    num_classes, names = (len(names), names) if names else (num_classes, CLASSES[:num_classes])
     config = ModelConfig(**NETWORK, input_size=(32, 32), mean=(0.4, 0.4, 0.4), std=(0.3, 0.3, 0.3))
     model = build(config, num_classes, seed=seed)
     generator = torch.Generator().manual_seed(seed)
@@ -96,7 +102,6 @@ def write_teacher(folder: Path, seed: int = 0, num_classes: int = len(CLASSES)) 
         for name, value in model.module.named_parameters():
             if name.startswith("fc"):
                 value.copy_(torch.randn(value.shape, generator=generator) * 3)
-    names = CLASSES[:num_classes]
     save_model(folder, model.module, card_of(config, model.spec, names))
 
 

@@ -8,7 +8,7 @@ from typing import Literal
 
 import click
 
-from ferkd_pipeline.commands.options import json_option, print_json
+from ferkd_pipeline.commands.options import json_option, params_option, print_json
 from store.units import readable_bytes
 
 EPILOG = """
@@ -41,6 +41,7 @@ docs/detection.md shows how a detector takes such a backbone.
 )
 @click.option("--backbone", is_flag=True, help="Leave the classifier out.")
 @click.option("--force", is_flag=True, help="Replace FILE.")
+@params_option
 @json_option
 def export(
     file: Path,
@@ -48,6 +49,7 @@ def export(
     to: Literal["timm", "torchvision"] | None,
     backbone: bool,
     force: bool,
+    params_path: Path,
     as_json: bool,
 ) -> None:
     """Write the weights of a saved model to FILE as a plain state dict: .safetensors, or .pth for
@@ -55,7 +57,9 @@ def export(
     """
     from ferkd_pipeline import exporting
 
-    done = exporting.export(folder, file, to=to, backbone=backbone, force=force)
+    done = exporting.export(
+        folder, file, to=to, backbone=backbone, force=force, params_path=params_path
+    )
     if as_json:
         print_json(dataclasses.asdict(done))
         return

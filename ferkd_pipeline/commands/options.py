@@ -5,6 +5,8 @@ from pathlib import Path
 
 import click
 
+from ferkd_pipeline.plain import one_line
+
 params_option = click.option(
     "--params",
     "params_path",
@@ -26,4 +28,4 @@ def print_json(value: object) -> None:
 
 def warn(message: str) -> None:
     """Print a sentence that deserves attention, on stderr."""
-    click.echo(f"Warning: {message}", err=True)
+    click.echo(f"Warning: {one_line(message)}", err=True)

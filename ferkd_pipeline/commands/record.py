@@ -38,7 +38,6 @@ def record(name: str | None, params_path: Path, as_json: bool) -> None:
         print_json([dataclasses.asdict(outcome) for outcome in outcomes])
         return
     for outcome in outcomes:
-        click.echo(
-            f"{outcome.stage}: {outcome.num_shards} shards complete, {outcome.manifest}; "
-            f"{outcome.dvc}"
-        )
+        shards = f"{outcome.num_shards} shards complete, {outcome.manifest}"
+        done = shards if outcome.manifest else "complete"
+        click.echo(f"{outcome.stage}: {done}; {outcome.dvc}")

@@ -39,7 +39,8 @@ def report(params_path: Path, metrics: Path, out: Path, quiet: bool, no_page: bo
     from ferkd_pipeline import params
     from ferkd_pipeline import report as reports
 
-    found = reports.gather(metrics, params.load(params_path).store.root)
+    values = params.load(params_path)
+    found = reports.gather(metrics, values.store.root, values.sections)
     if not quiet:
         reports.show(found)
     if not no_page:

@@ -6,6 +6,7 @@ from ferkd_pipeline import __version__
 from ferkd_pipeline.commands.calibrate import calibrate
 from ferkd_pipeline.commands.export import export
 from ferkd_pipeline.commands.init import init
+from ferkd_pipeline.commands.params import params
 from ferkd_pipeline.commands.record import record
 from ferkd_pipeline.commands.report import report
 from ferkd_pipeline.commands.stage import stage
@@ -35,5 +36,5 @@ def root() -> None:
     """
 
 
-for _command in (init, stage, record, store, calibrate, export, report, trace):
+for _command in (init, params, stage, record, store, calibrate, export, report, trace):
     root.add_command(_command)

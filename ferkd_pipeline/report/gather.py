@@ -1,6 +1,6 @@
 """All that a report shows, gathered from metrics/ and the label store."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,28 +51,37 @@ class Results:
         return {name: round(value, 4) for name, value in found.items()}
 
 
-def gather(metrics: Path, root: Path) -> Results:
+def gather(metrics: Path, root: Path, stages: Collection[str] | None = None) -> Results:
     """Read what the stages left.
 
     Args:
         metrics: folder with a folder for each stage that measures something.
         root: folder of the label store.
+        stages: those of the project; what others left is of an earlier one. None: all.
 
     Raises:
         DataError: a file is damaged.
     """
-    evaluation = measured.read(metrics / "evaluate/summary.json", measured.Evaluation)
+
+    def read(stage: str, name: str, kind: type[measured.Found]) -> measured.Found | None:
+        is_asked = stages is None or stage in stages
+        return measured.read(metrics / stage / name, kind) if is_asked else None
+
+    evaluation = read("evaluate", "summary.json", measured.Evaluation)
+    comparison = read("compare", "compare.json", measured.Comparison)
+    calibrations = labels.calibrations(root) if stages is None or "calibrate" in stages else ()
+    curves = metrics / "compare/curves_mean.csv"
     return Results(
-        comparison=measured.read(metrics / "compare/compare.json", measured.Comparison),
-        timing=measured.read(metrics / "compare/timing.json", measured.Timing),
-        curves=measured.read_curves(metrics / "compare/curves_mean.csv"),
-        teacher=measured.read(metrics / "teacher/summary.json", measured.Trained),
-        student=measured.read(metrics / "train/summary.json", measured.Trained),
-        linear=measured.read(metrics / "linear/summary.json", measured.Trained),
+        comparison=comparison,
+        timing=read("compare", "timing.json", measured.Timing),
+        curves=measured.read_curves(curves) if comparison else {},
+        teacher=read("teacher", "summary.json", measured.Trained),
+        student=read("train", "summary.json", measured.Trained),
+        linear=read("linear", "summary.json", measured.Trained),
         evaluation=evaluation.root if evaluation else {},
         artifacts=tuple(labels.artifacts(root)),
         max_prob=labels.max_prob_histogram(root),
-        actions={name: labels.actions(root, name) for name in labels.calibrations(root)},
+        actions={name: labels.actions(root, name) for name in calibrations},
     )
 
 

@@ -99,7 +99,7 @@ def _node(
         above += sorted(each for each in lineage if each.startswith("scores/"))
     made_from = [_node(each, lineage, now_of, layout) for each in above if each in lineage]
     if kind == "predictions":
-        made_from = [*_teachers(lineage.get("teachers") or [], layout), *made_from]
+        made_from = [*teachers(lineage.get("teachers") or [], layout), *made_from]
     return Node(
         what=f"{_WORDS.get(kind, kind)} {own}".strip(),
         state=state,
@@ -134,9 +134,13 @@ def _step(step: Mapping[str, Any]) -> str:
     return ", ".join(filter(None, [str(step.get("step")), spelled(rest)]))
 
 
-def _teachers(recorded: list[dict[str, Any]], layout: Layout) -> Iterator[Node]:
-    """The networks that made predictions, looked for among the project's saved models."""
+def teachers(recorded: list[dict[str, Any]], layout: Layout) -> Iterator[Node]:
+    """The networks that labelled, looked for among the project's saved models.
+
+    Where the project has no teacher, they came from elsewhere, and are not looked for there.
+    """
     saved = models_in(layout.root.parent / "models") if recorded else {}
+    has_one = any(folder.name == "teacher" for folder, _ in saved.values())
     for each in recorded:
         digest = each.get("weights")
         found = saved.get(str(digest))
@@ -145,7 +149,7 @@ def _teachers(recorded: list[dict[str, Any]], layout: Layout) -> Iterator[Node]:
         facts = (spelled(each.get("model_kwargs")), spelled(pixels), share)
         yield Node(
             what=f"teacher {each.get('name', 'unnamed')}",
-            state="unchanged" if found else "missing",
+            state="unchanged" if found else "missing" if has_one else "elsewhere",
             digest=digest,
             why=str(found[0]) if found else "no model in models/ has these weights",
             facts=tuple(filter(None, facts)),

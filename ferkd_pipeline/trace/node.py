@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-State = Literal["unchanged", "changed", "missing", "not recorded"]
+State = Literal["unchanged", "changed", "missing", "elsewhere", "not recorded"]
+"""elsewhere: of weights that were brought from outside, and are not compared."""
 
 
 @dataclass(frozen=True, slots=True)

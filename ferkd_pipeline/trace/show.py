@@ -12,7 +12,13 @@ from ferkd_pipeline.trace.node import Node
 _WIDTH = 100
 """Columns where no terminal limits them."""
 _DIGEST_LETTERS = 12
-_STYLES = {"unchanged": "green", "changed": "bold red", "missing": "yellow", "not recorded": "dim"}
+_STYLES = {
+    "unchanged": "green",
+    "changed": "bold red",
+    "missing": "yellow",
+    "elsewhere": "dim",
+    "not recorded": "dim",
+}
 
 
 def show(node: Node) -> None:
@@ -52,6 +58,8 @@ def _state(node: Node) -> str:
         return f"CHANGED{now}{because}"
     if node.state == "missing":
         return f"no longer here{because}"
+    if node.state == "elsewhere":
+        return f"from elsewhere, not compared{because}"
     return f"{node.state}{because}"
 
 

@@ -1,18 +1,17 @@
 """The chains of what is made outside of the label store: models, training views, metrics."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from ferkd_pipeline import kept
 from ferkd_pipeline.fingerprints import files_below
-from ferkd_pipeline.trace.chain import artifact_chain, chain_of, models_in, spelled
+from ferkd_pipeline.trace.chain import artifact_chain, chain_of, models_in, spelled, teachers
 from ferkd_pipeline.trace.lineage import lineage_of_labels
 from ferkd_pipeline.trace.node import Node, compared
-from ferkd_pipeline.trace.weights_file import metadata, weights_digest
+from ferkd_pipeline.trace.weights_file import metadata, tensor_names, weights_digest
 from stages.shared.model_card import WEIGHTS_NAME, Card, find_card, load_card
-from store import entries
+from store import entries, json_text
 from store.errors import DataError, FerkdError
 from store.layout import Layout
 from store.view.build import plan_view
@@ -20,8 +19,14 @@ from store.view.build import plan_view
 _WRITES = {
     "train": ("models/student", "metrics/train"),
     "teacher": ("models/teacher", "metrics/teacher"),
+    "linear": ("models/linear", "metrics/linear"),
 }
 """What the stages write that leave metrics beside a model; others leave their folder alone."""
+_ROLES = {
+    "train": "student",
+    "teacher": "teacher",
+    "linear": "classifier on a student's features",
+}
 _TOLD_OF_TRAINING = (
     *("optimizer", "lr", "batch_size", "crops_per_image", "steps", "epochs", "schedule", "loss"),
     *("mix", "augment", "precision", "seed"),
@@ -46,12 +51,17 @@ def model_chain(path: Path, layout: Layout) -> Node:
         if wanted in saved:
             folder, card = saved[wanted]
             node = _model(str(folder), card, weights_digest(folder / WEIGHTS_NAME), layout)
-            facts = () if wanted == digest else ("its values were changed since (export)",)
+            body = said.get("part") == "backbone"
+            is_same = wanted == digest
+            if not is_same and body:
+                whole = folder / WEIGHTS_NAME
+                is_same = weights_digest(whole, only=tensor_names(path)) == digest
             return Node(
                 f"weights {path}",
-                "unchanged",
-                wanted,
-                facts=facts,
+                "unchanged" if is_same else "changed",
+                digest if is_same else wanted,
+                now=None if is_same else digest,
+                facts=("exported without the classifier",) if body else (),
                 recorded=said,
                 made_from=(node,),
             )
@@ -64,8 +74,8 @@ def model_chain(path: Path, layout: Layout) -> Node:
 
 def _model(name: str, card: Card, now: str | None, layout: Layout) -> Node:
     state, other = compared(card.digest, now)
-    is_student = card.extra.get("stage") == "train"
-    role = {"train": "student", "teacher": "teacher"}.get(str(card.extra.get("stage")), "model")
+    stage = str(card.extra.get("stage"))
+    role = _ROLES.get(stage, "model")
     return Node(
         what=f"{role} {name}",
         state=state,
@@ -74,7 +84,9 @@ def _model(name: str, card: Card, now: str | None, layout: Layout) -> Node:
         why="" if state == "unchanged" else "its file of weights is not the one of its card",
         facts=tuple(_model_facts(card)),
         recorded={name: value for name, value in card.extra.items() if name != MADE_FROM},
-        made_from=tuple(_learned_from(card, layout)) if is_student else (),
+        made_from=tuple(
+            _learned_from(card, layout) if stage == "train" else _features(card, layout)
+        ),
     )
 
 
@@ -89,20 +101,39 @@ def _model_facts(card: Card) -> Iterator[str]:
         yield spelled({key: training[key] for key in _TOLD_OF_TRAINING if key in training})
     if start := card.extra.get("starting_weights"):
         yield f"began with weights {start[:12]}.."
-    if teacher := (training or {}).get("online_teacher"):
+    labels, teacher = card.extra.get("labels"), (training or {}).get("online_teacher")
+    if labels == "online" and teacher:
         yield f"labelled while it learned by {teacher.get('name')}"
-    if card.extra.get("labels") == "truth":
-        yield "learned from the ground truth alone, on the crops of the store"
+    if labels == "truth":
+        crops = "fresh crops" if (training or {}).get("crops") else "the crops of the store"
+        yield f"learned from the ground truth alone, on {crops}"
 
 
 def _learned_from(card: Card, layout: Layout) -> Iterator[Node]:
     """The training view of a student, or the images of one that drew its own crops."""
     made_from, digest = card.extra.get(MADE_FROM), card.extra.get("view")
     lineage = made_from if isinstance(made_from, dict) and made_from else None
-    if digest is not None:
+    teacher = card.extra.get("online_teacher")
+    if isinstance(teacher, dict):
+        yield from teachers([teacher], layout)
+    if digest is not None and card.extra.get("labels", "store") == "store":
         yield _view(digest, card.extra.get("calibration"), lineage, layout)
     elif lineage is not None:
         yield chain_of(layout, lineage)
+
+
+def _features(card: Card, layout: Layout) -> Iterator[Node]:
+    """The student that a linear classifier stands on, if it still lies in the project."""
+    wanted = card.extra.get("student")
+    if wanted is None:
+        return
+    found = models_in(layout.root.parent / "models").get(str(wanted))
+    if found is None:
+        why = "no model of the project has these weights now"
+        yield Node("student", "missing", str(wanted), why=why)
+        return
+    folder, student = found
+    yield _model(str(folder), student, weights_digest(folder / WEIGHTS_NAME), layout)
 
 
 def _view(
@@ -144,7 +175,7 @@ def view_chain(folder: Path, layout: Layout) -> Node:
         DataError: it is damaged.
     """
     try:
-        meta = json.loads((folder / "meta.json").read_bytes())
+        meta = json_text.parse((folder / "meta.json").read_bytes())
         digest, calibration = str(meta["digest"]), meta["calibration"]
         facts = (f"{meta['num_images']:,} images, {meta['num_crops']} crops an image",)
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -171,7 +202,7 @@ def metrics_chain(folder: Path, layout: Layout) -> Node:
         DataError: it is damaged.
     """
     try:
-        said = dict(json.loads((folder / "summary.json").read_bytes()))
+        said = dict(json_text.parse((folder / "summary.json").read_bytes()))
     except (OSError, ValueError, TypeError) as error:
         raise DataError(f"{folder / 'summary.json'}: cannot be read ({error})") from error
     project, name = folder.absolute().parent.parent, folder.name
@@ -199,7 +230,7 @@ def metrics_chain(folder: Path, layout: Layout) -> Node:
 def _written_by(layout: Layout, stage: str) -> str | None:
     """Digest of all that the last run of a stage wrote, as its mark remembers it."""
     try:
-        mark = json.loads((layout.work / "done" / f"{stage}.json").read_bytes())
+        mark = json_text.parse((layout.work / "done" / f"{stage}.json").read_bytes())
         return str(mark["written"])
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -1,13 +1,12 @@
 """What a path is: a model, a part of a label store, a training view, metrics."""
 
-import json
 from pathlib import Path
 
 from ferkd_pipeline.trace import students
 from ferkd_pipeline.trace.chain import artifact_chain
 from ferkd_pipeline.trace.node import Node
 from stages.shared.model_card import CARD_NAME
-from store import entries
+from store import entries, json_text
 from store.errors import DataError
 from store.layout import ARTIFACTS, Layout
 
@@ -80,6 +79,6 @@ def _stem(path: Path, name: str, stems: list[str]) -> str | None:
 
 def _is_view(path: Path) -> bool:
     try:
-        return "images_folder" in json.loads(path.read_bytes())
+        return "images_folder" in json_text.parse(path.read_bytes())
     except (OSError, ValueError, TypeError):
         return False

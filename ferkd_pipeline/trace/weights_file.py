@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +34,21 @@ def metadata(path: Path) -> dict[str, str]:
         raise DataError(f"{path}: not a readable .safetensors file ({error})") from error
 
 
-def weights_digest(path: Path) -> str:
+def tensor_names(path: Path) -> frozenset[str]:
+    """Names of the tensors in a file.
+
+    Raises:
+        DataError: it is no whole .safetensors file.
+    """
+    metadata(path)
+    with safe_open(path, framework="numpy") as file:
+        return frozenset(file.keys())
+
+
+def weights_digest(path: Path, only: Collection[str] | None = None) -> str:
     """The digest that `stages.shared.weights.weights_digest` gives of a network that has them.
+
+    ``only`` names some of the tensors, of which it is then.
 
     Raises:
         DataError: it is no whole .safetensors file.
@@ -46,6 +60,8 @@ def weights_digest(path: Path) -> str:
         header: dict[str, Any] = json.loads(file.read(size))
         header.pop("__metadata__", None)
         for name, each in sorted(header.items()):
+            if only is not None and name not in only:
+                continue
             kind = f"torch.{_TYPES.get(each['dtype'], each['dtype'])}"
             digest.update(f"{name}\0{kind}\0{each['shape']}\0".encode())
             start, stop = each["data_offsets"]

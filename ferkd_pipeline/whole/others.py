@@ -3,13 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-from ferkd_pipeline import fingerprints
+from ferkd_pipeline import fingerprints, own_code
 from ferkd_pipeline.params import Params
 from ferkd_pipeline.whole.common import images_folder, layout_of, optional
 from ferkd_pipeline.whole.start import METRICS, MODELS, Start, Whole
 from stages.shared.contract import Json, Report
 from store import images, upstream
-from store.digest import sha256_file
 
 DIGITS = Path("data/digits")
 
@@ -73,11 +72,12 @@ def evaluate(params: Params) -> Whole:
 
     config = params.typed("evaluate", Config)
     model, output = MODELS / "student", METRICS / "evaluate"
+    own_code.check(model, params)
     sets = {name: Path(folder) for name, folder in config.folders().items()}
     labels = {name: Path(file) for name, file in config.label_files().items()}
     inputs = stage.Inputs(model, sets, labels)
     fingerprint: dict[str, Json] = {
-        "model": {path.name: sha256_file(path) for path in fingerprints.files_below(model)},
+        "model": fingerprints.of_saved(model),
         "sets": {
             name: fingerprints.of_folder(folder, f"evaluate.sets.{name}")
             for name, folder in sets.items()

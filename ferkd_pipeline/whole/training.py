@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ferkd_pipeline import fingerprints
+from ferkd_pipeline import fingerprints, own_code
 from ferkd_pipeline.params import Params
 from ferkd_pipeline.trace.lineage import lineage_of, lineage_of_labels
 from ferkd_pipeline.whole.common import (
@@ -18,7 +18,6 @@ from ferkd_pipeline.whole.common import (
 from ferkd_pipeline.whole.start import METRICS, MODELS, Start, Whole
 from stages.shared.contract import Json, Report, keyed_params
 from store import entries, images
-from store.digest import sha256_file
 from store.layout import list_artifacts
 from store.view.build import ViewPlan, plan_view
 
@@ -57,7 +56,7 @@ def train(params: Params) -> Whole:
 
     config = params.typed("train", Config)
     writes = (MODELS / "student", METRICS / "train")
-    read = _labels(params, config.calibration) if config.reads_store else _fresh(params)
+    read = _labels(params, config) if config.reads_store else _fresh(params)
     evaluation = optional(config.evaluation)
 
     def run(start: Start) -> Report:
@@ -70,7 +69,7 @@ def train(params: Params) -> Whole:
         **read.fingerprint,
         "evaluation": fingerprints.of_folder(evaluation, "train.evaluation"),
         "weights": fingerprints.of_network(config.model),
-        "online_teacher": network(config.online_teacher),
+        "online_teacher": network(config.online_teacher if config.labels == "online" else None),
         "device": fingerprints.device_kind(config.device),
     }
     return Whole(fingerprint, writes, run)
@@ -84,7 +83,8 @@ class _Read:
     open: Callable[[], dict[str, Any]]
 
 
-def _labels(params: Params, calibration: str | None) -> _Read:
+def _labels(params: Params, config: Any) -> _Read:
+    calibration = config.calibration
     plan = _view(params, calibration)
 
     def opened() -> dict[str, Any]:
@@ -97,7 +97,9 @@ def _labels(params: Params, calibration: str | None) -> _Read:
             "view": plan.open(),
             "class_names": plan.class_names,
             "store_digests": digests,
-            "labels_made_from": lineage_of_labels(plan.layout, calibration),
+            "labels_made_from": lineage_of_labels(plan.layout, calibration)
+            if config.labels == "store"
+            else lineage_of(plan.layout, "crops"),
         }
 
     return _Read({"view": plan.meta.digest}, opened)
@@ -130,6 +132,7 @@ def compare(params: Params) -> Whole:
     plans = {STORE: _view(params, None), **{arm: _view(params, arm) for arm in calibrations}}
     val, test, output = Path(config.val), optional(config.test), METRICS / "compare"
     teacher = MODELS / "teacher"
+    own_code.check(teacher, params)
 
     def run(start: Start) -> Report:
         inputs = stage.Inputs(
@@ -169,6 +172,7 @@ def linear(params: Params) -> Whole:
     config = params.typed("linear", Config)
     table = images.load(layout_of(params))
     student, evaluation = MODELS / "student", optional(config.evaluation)
+    own_code.check(student, params)
     inputs = stage.Inputs(student, table, images_folder(params), evaluation)
     writes = (MODELS / "linear", METRICS / "linear")
 
@@ -176,10 +180,9 @@ def linear(params: Params) -> Whole:
         outputs = stage.Outputs(*writes, start.places("linear"))
         return stage.run(config, inputs, outputs, start.progress)
 
-    files = {path.name: sha256_file(path) for path in fingerprints.files_below(student)}
     fingerprint: Json = {
         "images": shown(table),
-        "model": {**files},
+        "model": fingerprints.of_saved(student),
         "evaluation": fingerprints.of_folder(evaluation, "linear.evaluation"),
         "device": fingerprints.device_kind(config.device),
     }

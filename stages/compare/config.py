@@ -25,17 +25,17 @@ class Config(pydantic.BaseModel):
     NOT_KEYED: ClassVar[frozenset[str]] = frozenset({"timing_rounds", "timing_steps"})
     """Fields that cannot change a byte of the results; times are not results."""
 
-    arms: tuple[str, ...] = Field(default=(TRUTH, STORE), min_length=1)
+    arms: tuple[str, ...] = Field(default=(TRUTH, STORE), min_length=1, max_length=100)
     """truth, store, online, or the name of a calibration: what each student learns from."""
 
-    seeds: tuple[int, ...] = Field(default=(0, 1, 2), min_length=1)
+    seeds: tuple[int, ...] = Field(default=(0, 1, 2), min_length=1, max_length=1000)
     """One student an arm and seed. A seed gives all arms the same first weights, images and
     crops, so differences are taken seed by seed."""
 
-    val: str
+    val: str = Field(min_length=1)
     """Folder of class folders that the curves are measured on."""
 
-    test: str | None = None
+    test: str | None = Field(default=None, min_length=1)
     """Folder of class folders that the finished students are measured on, once."""
 
     timing_rounds: int = Field(default=8, ge=0, le=1000)

@@ -12,7 +12,7 @@ from stages.shared import models
 from stages.shared.contract import Json, Progress, Report
 from stages.shared.model_config import ModelConfig
 from stages.shared.training.batches import CropView, Labels, StoredCrops
-from stages.shared.training.checks import check_loss, check_temperature
+from stages.shared.training.checks import check_classes, check_loss, check_temperature
 from stages.shared.training.config import LearnerConfig
 from stages.shared.training.evaluation import EvaluationSet, Evaluator, read_class_folder
 from stages.shared.training.fit import Places
@@ -100,6 +100,11 @@ def run(config: Config, inputs: Inputs, output: Path, progress: Progress) -> Rep
 
 
 def _check_arms(config: Config, inputs: Inputs) -> None:
+    if inputs.student.loss == "projection":
+        raise ParamsError(
+            "train.loss is projection: such students have no classes that compare could measure; "
+            "leave the section compare out, and see stage linear"
+        )
     for arm in config.arms:
         view = _view(inputs, arm)
         if arm == ONLINE and inputs.online_teacher is None:
@@ -107,7 +112,9 @@ def _check_arms(config: Config, inputs: Inputs) -> None:
                 "compare.arms has 'online', but train.online_teacher is not given; name the "
                 "teacher there"
             )
-        if arm not in (TRUTH, ONLINE):
+        if arm in (TRUTH, ONLINE):
+            check_classes("compare.arms", arm, view)
+        else:
             check_temperature(inputs.student, view)
             check_loss(inputs.student, view)
     if config.timing_rounds:

@@ -15,7 +15,7 @@ from pydantic import (
 class Config(BaseModel):
     """Which kind of soft label is stored."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
     NOT_KEYED: ClassVar[frozenset[str]] = frozenset()
 
     kind: Literal[
@@ -27,7 +27,7 @@ class Config(BaseModel):
     """K, classes kept a crop by the marginal kinds (fewer where there are fewer classes)."""
     precision: Literal["float16", "compact"] = "compact"
     """Grid that probabilities are rounded to: float16, or one of mean KL below 1e-4."""
-    temperature: float = Field(1.0, gt=0, lt=1e6)
+    temperature: float = Field(1.0, ge=1e-3, lt=1e6)
     """T of the labels; top-R predictions serve those in infer.temperatures."""
     include_target: bool = False
     """Keep the ground truth's probability also where it is not among the top K."""
@@ -55,4 +55,6 @@ class Config(BaseModel):
         fields: dict[str, Any] = dump(self)
         if self.kind != "logits":
             fields.pop("normalize", None)
+        else:  # which keeps every output, as float16
+            fields = {name: fields[name] for name in ("kind", "normalize") if name in fields}
         return fields

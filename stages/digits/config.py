@@ -61,10 +61,10 @@ class Config(pydantic.BaseModel):
     """Probability that a fragment comes from the image's own class. High values make the context
     informative, as it is in photographs; 0.1 would make it say nothing."""
 
-    digit_min: int = Field(default=20, ge=8)
+    digit_min: int = Field(default=20, ge=8, le=256)
     """Smallest height and width of a digit before its rotation."""
 
-    digit_max: int = Field(default=32, ge=8)
+    digit_max: int = Field(default=32, ge=8, le=256)
     """Largest height and width of a digit before its rotation, inclusive."""
 
     rotation: float = Field(default=0.25, ge=0, le=math.pi / 4)
@@ -73,7 +73,7 @@ class Config(pydantic.BaseModel):
     jpeg_quality: int = Field(default=90, ge=1, le=95)
     """Quality of the JPEG files, on Pillow's scale."""
 
-    png_every: int = Field(default=3, ge=1)
+    png_every: int = Field(default=3, ge=1, le=10**9)
     """One image in so many is a PNG, the others are JPEG: both decoders get work."""
 
     wrong_labels: float = Field(default=0.0, ge=0, le=1)

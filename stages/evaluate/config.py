@@ -12,6 +12,8 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 import pydantic
 from pydantic import Discriminator, Field, Tag
 
+from stages.shared.model_config import MOST_PIXELS
+
 ClassNaming = Literal["auto", "names", "numbers"]
 
 
@@ -26,7 +28,7 @@ class _Pixels(pydantic.BaseModel):
     """Height and width of the network's input, one number stands for both; none: of a set as of the
     stage, of the stage as the network was trained."""
 
-    crop_ratio: float | None = Field(default=None, gt=0, le=1)
+    crop_ratio: float | None = Field(default=None, ge=0.01, le=1)
     """Share of the resized image's side that the central crop has; none: of a set as of the stage,
     of the stage the network's own."""
 
@@ -39,8 +41,8 @@ class _Pixels(pydantic.BaseModel):
 
     @pydantic.model_validator(mode="after")
     def _check_size(self) -> Self:
-        if self.input_size is not None and min(self.input_size) < 1:
-            raise ValueError(f"input_size is {list(self.input_size)}, allowed: 1 and more")
+        if self.input_size is not None and not all(1 <= v <= MOST_PIXELS for v in self.input_size):
+            raise ValueError(f"input_size is {list(self.input_size)}, allowed: 1 to {MOST_PIXELS}")
         return self
 
 
@@ -80,10 +82,10 @@ class Config(_Pixels):
     """Folders of class folders, by the names that reports use; a mapping (folder, classes, real,
     input_size, crop_ratio) where the folder alone does not say it."""
 
-    batch_size: int = Field(default=256, ge=1)
+    batch_size: int = Field(default=256, ge=1, le=65536)
     """Images a forward."""
 
-    num_workers: int = Field(default=0, ge=0)
+    num_workers: int = Field(default=0, ge=0, le=256)
     """Processes that decode images; 0: the evaluating process does it itself."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"

@@ -13,7 +13,7 @@ from stages.shared.training.evaluation_sets import (
     is_numbered,
     read_class_folder,
 )
-from store.errors import DataError
+from store.errors import DataError, says_nothing_of_file
 
 
 def read_set(
@@ -61,6 +61,8 @@ def _read_json(path: Path) -> object:
     try:
         value: object = json.loads(path.read_bytes(), object_pairs_hook=_unique)
     except OSError as error:
+        if says_nothing_of_file(error):
+            raise
         raise DataError(
             f"{path}: this file of labels cannot be read ({error.strerror}); check the path"
         ) from None

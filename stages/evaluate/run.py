@@ -14,6 +14,7 @@ from stages.shared.training.evaluation import EvaluationSet, Evaluator
 from stages.shared.training.history import Accuracy, accuracy_numbers
 from stages.shared.training.learner import write_json
 from store.atomic import replace_folder
+from store.errors import DataError
 
 REVISION = 1
 
@@ -43,7 +44,14 @@ def run(config: Config, inputs: Inputs, output: Path, progress: Progress) -> Rep
         ShardError: the network's outputs are not finite.
     """
     device = devices.choose(config.device, "evaluate.device")
-    class_names = models.load_card(inputs.model).classes
+    card = models.load_card(inputs.model)
+    training = card.extra.get("training")
+    if isinstance(training, dict) and training.get("loss") == "projection":
+        raise DataError(
+            f"{inputs.model}: this student learned projections and has no classes to be measured; "
+            "run `ferkd-pipeline stage linear`, which trains a classifier on its features"
+        )
+    class_names = card.classes
     settings = config.image_sets()
     assert inputs.label_files.keys() == config.label_files().keys()
     sets = [

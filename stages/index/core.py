@@ -5,6 +5,7 @@ and an image's id is its row. Every image is decoded fully: one that passes here
 """
 
 import os
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -109,14 +110,17 @@ def _inspect_all(
 ) -> Iterator[list[_Facts | Reject]]:
     """Inspect in the order of ``paths``, in threads: reading and decoding release Python's lock."""
 
+    is_over = threading.Event()
+
     def inspect_chunk(chunk: Sequence[str]) -> list[_Facts | Reject]:
-        return [inspect(folder, path, config.max_pixels) for path in chunk]
+        return [inspect(folder, path, config.max_pixels) for path in chunk if not is_over.is_set()]
 
     num_workers = config.num_workers or _num_processors()
     pool = ThreadPoolExecutor(num_workers, thread_name_prefix="index")
     try:
         yield from pool.map(inspect_chunk, _chunks(paths))
     finally:
+        is_over.set()  # whoever stops it does not wait for the rest of a chunk
         pool.shutdown(cancel_futures=True)
 
 

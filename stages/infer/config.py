@@ -38,7 +38,7 @@ Teachers = Annotated[
 class Config(BaseModel):
     """Which teacher labels the crops, how, and what of its output is kept."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
     # device, keep, top_r, average, outputs and num_outputs are part of the key as what they come to
     # (Inputs.lineage): `auto` and what it stands for are one key, and so are one teacher and a list
     # of it.
@@ -83,8 +83,8 @@ class Config(BaseModel):
     @field_validator("temperatures")
     @classmethod
     def _with_one(cls, value: tuple[float, ...]) -> tuple[float, ...]:
-        if not all(0 < t < 1e6 for t in value):
-            raise ValueError(f"every temperature must be above 0, not {list(value)}")
+        if not all(1e-3 <= t < 1e6 for t in value):
+            raise ValueError(f"every temperature must be 0.001 to a million, not {list(value)}")
         return tuple(sorted({1.0, *value}))
 
     @model_validator(mode="after")

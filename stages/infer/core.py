@@ -22,6 +22,8 @@ from store.images import ImageTable
 Arrays = dict[str, NDArray[Any]]
 
 _FLOAT16_LOWEST = -65504.0
+_LARGE = 1024.0
+"""Logits above it leave float32 too few bits for the differences that probabilities are made of."""
 _OP_PAIR = np.dtype([("code", "<i4"), ("level", "<f4")])
 
 
@@ -114,13 +116,18 @@ def kept_values(kept: Kept, logits: Tensor, targets: Tensor) -> dict[str, Tensor
     """What is kept of ``logits`` (B, C) of crops whose ground truth is ``targets`` (B,).
 
     ``logp`` is z - logsumexp(z) in float32, rounded to float16; ``logsumexp`` is that of z / T for
-    each temperature. Classes are ranked by the unrounded logit, ties by the lower class id.
+    each temperature. Classes are ranked by the unrounded logit, ties by the lower class id. Where
+    the largest logit is beyond 1024 or -1024, z counts from it, which no probability sees.
     """
     z = logits.float()
+    largest = z.amax(dim=1, keepdim=True)
+    z = z - torch.where(largest.abs() > _LARGE, largest, 0.0)
     logsumexp = torch.stack([torch.logsumexp(z / t, dim=1) for t in kept.temperatures], dim=1)
     one = kept.temperatures.index(1.0)
     logp = (z - logsumexp[:, one : one + 1]).clamp(_FLOAT16_LOWEST, 0.0)
-    order = torch.sort(z, dim=1, descending=True, stable=True).indices[:, : kept.num_ranked]
+    order = torch.sort(logits.float(), dim=1, descending=True, stable=True).indices[
+        :, : kept.num_ranked
+    ]
     return {
         "topk_class": order,
         kept.logp_name: (logp if kept.is_dense else logp.gather(1, order)).half(),

@@ -148,7 +148,12 @@ def _check_class_names(member: Member, table: ImageTable, listed: Path) -> None:
     card = None if path is None else find_card(Path(path))
     if card is None or card.classes == table.class_names:
         return
-    pairs = zip(card.classes, table.class_names, strict=True)  # build has compared the counts
+    if len(card.classes) != table.num_classes:
+        raise DataError(
+            f"{path}: its card lists {len(card.classes)} classes, {listed} has "
+            f"{table.num_classes}; train the teacher on these: `ferkd-pipeline stage teacher`"
+        )
+    pairs = zip(card.classes, table.class_names, strict=True)
     place, (its, ours) = next((c, pair) for c, pair in enumerate(pairs) if pair[0] != pair[1])
     raise DataError(
         f"{path}: its class {place} is {its!r}, that of {listed} is {ours!r}; train the teacher "

@@ -3,6 +3,7 @@
 from typing import Self
 
 import pydantic
+from pydantic import Field
 
 from stages.shared.crop_config import CropConfig
 from stages.shared.model_config import ModelConfig
@@ -15,7 +16,7 @@ class Config(CropConfig, TrainingConfig):
     The network is the student that stage train wrote, so none is named here.
     """
 
-    evaluation: str | None = None
+    evaluation: str | None = Field(default=None, min_length=1)
     """Folder of class folders to measure accuracy on while training; none: not measured."""
 
     @pydantic.model_validator(mode="after")

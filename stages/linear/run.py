@@ -82,6 +82,7 @@ def run(config: Config, inputs: Inputs, output: Outputs, progress: Progress) -> 
         label="linear",
         places=output.places,
         classifier_only=True,
+        tells=True,
     )
     learned = Learned(model, history)
     numbers = history.numbers() | {

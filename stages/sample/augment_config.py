@@ -25,7 +25,9 @@ Turns = Annotated[tuple[float, float], BeforeValidator(_around_zero)]
 class ColourJitter(BaseModel):
     """Brightness, contrast, saturation and hue, in an order that is drawn for each crop."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
     brightness: Factors | None = None
     """Smallest and largest factor; 0.4 stands for [0.6, 1.4]. None: brightness stays."""
@@ -57,7 +59,9 @@ class ColourJitter(BaseModel):
 class RandAugment(BaseModel):
     """RandAugment (Cubuk et al. 2020) with the operations and magnitudes of torchvision."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
     num_ops: int = Field(2, ge=1, le=8)
     """Operations a crop, one after the other, each drawn out of 14."""
@@ -70,7 +74,7 @@ class RandAugment(BaseModel):
 class Augment(BaseModel):
     """What is done to the pixels of each crop: drawn once, recorded, and replayed ever after."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     rand_augment: RandAugment | None = None
     """Geometry and colour; acts first."""

@@ -19,7 +19,7 @@ Range = tuple[float, float]
 class Config(BaseModel):
     """How the crops of every image are drawn."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
     NOT_KEYED: ClassVar[frozenset[str]] = frozenset()
 
     seed: int = Field(0, ge=0, lt=2**63)
@@ -52,8 +52,10 @@ class Config(BaseModel):
     def _ranges(self) -> "Config":
         if not 0 < self.scale[0] <= self.scale[1] <= 1:
             raise ValueError(f"scale must satisfy 0 < min <= max <= 1, not {list(self.scale)}")
-        if not 0 < self.ratio[0] <= self.ratio[1]:
-            raise ValueError(f"ratio must satisfy 0 < min <= max, not {list(self.ratio)}")
+        if not 0.001 <= self.ratio[0] <= self.ratio[1] <= 1000:
+            raise ValueError(
+                f"ratio must satisfy 0.001 <= min <= max <= 1000, not {list(self.ratio)}"
+            )
         if self.kind == "random_crop" and self.size is None:
             raise ValueError("kind random_crop needs size")
         # A parameter without effect would be part of the key, and change it for nothing.

@@ -60,11 +60,11 @@ class _ByProxy(_Estimator):
 
 
 class _ByGradients(_ByProxy):
-    evaluation: str | None = None
+    evaluation: str | None = Field(default=None, min_length=1)
     """Folder of class folders of validation images: the score is how fast the loss on them falls as
     the image weighs more. None: how fast the loss on the image itself does."""
 
-    batch_size: int = Field(default=128, ge=1)
+    batch_size: int = Field(default=128, ge=1, le=65536)
     """Images whose gradients are taken at once: each takes the room of the largest layer."""
 
 
@@ -73,10 +73,10 @@ class Influence(_ByGradients):
 
     estimator: Literal["influence"]
 
-    damping: float | None = Field(default=None, gt=0)
+    damping: float | None = Field(default=None, gt=0, le=1e12)
     """Added to the eigenvalues of the curvature; none: a tenth of a layer's mean eigenvalue."""
 
-    fit_images: int = Field(default=100_000, ge=1)
+    fit_images: int = Field(default=100_000, ge=1, le=10**9)
     """Images, drawn at random, that the curvature is estimated from."""
 
 
@@ -85,7 +85,7 @@ class TracIn(_ByGradients):
 
     estimator: Literal["tracin"]
 
-    checkpoints: int = Field(default=3, ge=1)
+    checkpoints: int = Field(default=3, ge=1, le=1000)
     """Points of the training, in the middle of as many equal parts of it."""
 
 
@@ -94,10 +94,10 @@ class El2n(_ByProxy):
 
     estimator: Literal["el2n"]
 
-    proxies: int = Field(default=4, ge=1)
+    proxies: int = Field(default=4, ge=1, le=1000)
     """Proxies of different seeds, over which the score is averaged."""
 
-    at_step: int | None = Field(default=None, ge=1)
+    at_step: int | None = Field(default=None, ge=1, le=10**9)
     """Step of the training to look at; none: after a tenth of it."""
 
 
@@ -106,7 +106,7 @@ class Forgetting(_ByProxy):
 
     estimator: Literal["forgetting"]
 
-    look_every: int | None = Field(default=None, ge=1)
+    look_every: int | None = Field(default=None, ge=1, le=10**9)
     """Steps between two looks at all images; none: a twentieth of the training."""
 
 

@@ -36,8 +36,10 @@ class CropConfig(pydantic.BaseModel):
     def _check_crops(self) -> Self:
         if not 0 < self.scale[0] <= self.scale[1] <= 1:
             raise ValueError(f"scale is {list(self.scale)}, allowed: 0 < smallest <= largest <= 1")
-        if not 0 < self.ratio[0] <= self.ratio[1]:
-            raise ValueError(f"ratio is {list(self.ratio)}, allowed: 0 < smallest <= largest")
+        if not 0.001 <= self.ratio[0] <= self.ratio[1] <= 1000:
+            raise ValueError(
+                f"ratio is {list(self.ratio)}, allowed: 0.001 <= smallest <= largest <= 1000"
+            )
         if self.kind == "random_crop" and self.size is None:
             raise ValueError("size is missing, needed with kind random_crop")
         return self

@@ -6,37 +6,18 @@ counts as an image is decided by the extension. Unlike it: hidden files and fold
 Folders are listed as bytes, so that the order and the check for UTF-8 do not depend on the locale.
 """
 
-import errno
 import os
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from store.errors import DataError, RetryError
+from store.errors import TRANSIENT_ERRNOS, DataError, RetryError, says_nothing_of_file
 
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 """Extensions of images, in any case; torchvision's list."""
 
 _EXTENSIONS = tuple(extension.encode() for extension in IMAGE_EXTENSIONS)
-
-
-TRANSIENT_ERRNOS = frozenset(
-    {
-        errno.EAGAIN,
-        errno.EBUSY,
-        errno.ECONNRESET,
-        errno.EHOSTDOWN,
-        errno.EHOSTUNREACH,
-        errno.EIO,
-        errno.ENETDOWN,
-        errno.ENETUNREACH,
-        errno.ENOTCONN,
-        errno.ESTALE,
-        errno.ETIMEDOUT,
-    }
-)
-"""What network file systems answer while they recover."""
 
 
 class Reject(NamedTuple):
@@ -139,6 +120,8 @@ class _Finder:
                 self.paths.append(path)
         elif is_file and b"/" in path:
             self.num_ignored[_escape(os.path.splitext(entry.name)[1].lower()) or "none"] += 1
+        elif not (is_folder or is_file or b"/" in path) and _is_broken_link(entry):
+            self.rejects[path] = "a broken link"  # to a class folder, for all that anybody knows
         return is_folder
 
 
@@ -147,7 +130,7 @@ def _why_not(entry: os.DirEntry[bytes], path: bytes, is_folder: bool, is_file: b
     if is_folder:
         return "a folder, not an image file"
     if not is_file:
-        return "a broken link" if entry.is_symlink() else "not a regular file"
+        return "a broken link" if _is_broken_link(entry) else "not a regular file"
     if not _is_utf8(path):
         return "the name is not UTF-8"
     if b"/" not in path:
@@ -159,8 +142,14 @@ def _kind(entry: os.DirEntry[bytes]) -> tuple[bool, bool]:
     """Whether an entry is a folder, whether it is a regular file; links are followed."""
     try:
         return entry.is_dir(), entry.is_file()
-    except OSError:  # a link to itself
-        return False, False
+    except OSError as error:
+        if says_nothing_of_file(error):  # a class must not be left out for it
+            raise
+        return False, False  # a link to itself
+
+
+def _is_broken_link(entry: os.DirEntry[bytes]) -> bool:
+    return entry.is_symlink() and not os.path.exists(entry.path)
 
 
 def _is_class_folder(entry: os.DirEntry[bytes]) -> bool:

@@ -39,4 +39,5 @@ def fresh_crops(
         plan=plan,
         flip=crops.flip,
         seed=training.seed,
+        content_hashes=images.content_hash_words(np.arange(len(images))),
     )

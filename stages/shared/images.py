@@ -1,14 +1,16 @@
 """Image files: finding them in class folders, reading their bytes, decoding them to RGB.
 
 H and W are an image's height and width in pixels. Pixels are those that Pillow's
-``convert("RGB")`` gives, which is what torchvision's ImageFolder loads, with one exception: 16-bit
-grey keeps its high byte (as Pillow itself does for 16-bit colour) where Pillow would clip every
-value above 255 to white. EXIF orientation is ignored, alpha is dropped, an animation is its first
-frame.
+``convert("RGB")`` gives, which is what torchvision's ImageFolder loads, with one exception: grey of
+12 or 16 bits keeps its 8 highest ones (as Pillow itself does for 16-bit colour) where Pillow would
+clip every value above 255 to white. EXIF orientation is ignored, alpha is dropped, an animation is
+its first frame.
 """
 
 import io
+import os
 import re
+import stat
 import time
 import warnings
 from pathlib import Path
@@ -16,17 +18,16 @@ from pathlib import Path
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
 from stages.shared.find_images import (
     IMAGE_EXTENSIONS,
-    TRANSIENT_ERRNOS,
     FoundImages,
     Reject,
     find_classes,
     find_images,
 )
-from store.errors import RetryError
+from store.errors import EXHAUSTED_ERRNOS, TRANSIENT_ERRNOS, FerkdError, RetryError
 
 __all__ = [
     "IMAGE_EXTENSIONS",
@@ -48,6 +49,9 @@ bomb, which Pillow lets through with a warning, does not."""
 INDEXED_MAX_PIXELS = 178_956_970
 """Limit for images that stage index accepted, whatever its own limit was: Pillow's."""
 
+MAX_FILE_BYTES = 2**31
+"""Larger files are not read: uncompressed, the most pixels that are allowed take less."""
+
 _JPEG_MAGIC = b"\xff\xd8\xff"
 
 _RGB_COLORSPACES = frozenset({"YCbCr", "RGB", "Gray"})
@@ -60,6 +64,12 @@ _NOT_IMAGES = (
     (re.compile(rb"\s*<"), "not an image: HTML or XML text"),
     (re.compile(rb"version https://git-lfs"), "not an image: a Git LFS pointer, fetch its content"),
 )
+
+
+_JPEG_FRAME = re.compile(
+    rb"\xff[\xc0-\xc3\xc5-\xc7\xc9-\xcb\xcd-\xcf]\x00.([\x02-\x10])", re.DOTALL
+)
+"""The segment that says how many bits a channel has."""
 
 
 class ImageError(Exception):
@@ -98,16 +108,28 @@ def read_bytes(path: Path, *, num_attempts: int = 4, pause: float = 0.1) -> byte
 
     Raises:
         ImageError: there is no readable file of that name, and trying again will not change it.
-        RetryError: the file system still fails after the last attempt.
+        RetryError: the file system still fails after the last attempt, or the file's folder is
+            gone.
+        FerkdError: there are no file handles left, or no memory.
     """
     for attempt in range(num_attempts):
         try:
-            return path.read_bytes()
+            return _read_regular(path)
         except FileNotFoundError as error:
+            if not path.parent.exists():  # no fault of this one image
+                raise RetryError(
+                    f"{path.parent}: this folder vanished; check its mount and run the same "
+                    "command again, or index anew to leave its images out"
+                ) from error
             raise ImageError("missing") from error
         except IsADirectoryError as error:
             raise ImageError("a folder, not an image file") from error
         except OSError as error:
+            if error.errno in EXHAUSTED_ERRNOS:
+                raise FerkdError(
+                    f"{path}: cannot be read ({error.strerror}); raise `ulimit -n`, or lower "
+                    "num_workers of the stage"
+                ) from error
             if error.errno not in TRANSIENT_ERRNOS:
                 raise ImageError(f"cannot be read: {error.strerror}") from error
             if attempt + 1 == num_attempts:
@@ -117,6 +139,21 @@ def read_bytes(path: Path, *, num_attempts: int = 4, pause: float = 0.1) -> byte
                 ) from error
             time.sleep(pause * 4**attempt)
     raise AssertionError("num_attempts is at least 1")
+
+
+def _read_regular(path: Path) -> bytes:
+    """Read a file, but wait for no pipe that became of it."""
+    with open(path, "rb", buffering=0, opener=_open_at_once) as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise ImageError("not a regular file")
+        if status.st_size > MAX_FILE_BYTES:
+            raise ImageError(f"too large: {status.st_size} bytes, no image has so many")
+        return file.read()
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _decode_jpeg(
@@ -166,12 +203,22 @@ def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
     """Pixels of the first frame; `Image.convert` clips 16-bit grey, so that is done here."""
     is_16_bit = image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM")
     if is_16_bit:
-        high_byte = (np.asarray(image) >> 8).astype(np.uint8)
+        high_byte = (np.asarray(image) >> (_grey_bits(image) - 8)).astype(np.uint8)
         return np.repeat(high_byte[:, :, None], 3, axis=2)
     if image.mode in ("I", "F"):
         kind = "integer" if image.mode == "I" else "floating-point"
         raise ImageError(f"32-bit {kind} pixels: nothing says which value is white")
     return np.array(image.convert("RGB"))
+
+
+def _grey_bits(image: Image.Image) -> int:
+    """Bits of a grey pixel of more than 8; Pillow scales those of other formats to 16."""
+    if not isinstance(image, TiffImagePlugin.TiffImageFile):
+        return 16
+    if image.tag_v2.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0:
+        raise ImageError("grey of 16 bits in which 0 is white: Pillow shows it as its negative")
+    bits: int = image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (16,))[0]
+    return bits
 
 
 def _check_pixels(width: int, height: int, max_pixels: int) -> None:
@@ -181,6 +228,9 @@ def _check_pixels(width: int, height: int, max_pixels: int) -> None:
 
 def _describe_unknown(data: bytes) -> str:
     if data.startswith(_JPEG_MAGIC):
+        frame = _JPEG_FRAME.search(data)
+        if frame and frame[1][0] > 8:
+            return f"a JPEG of {frame[1][0]} bits a channel, which no decoder here reads"
         return "damaged: no readable JPEG header"
     for pattern, reason in _NOT_IMAGES:
         if pattern.match(data):

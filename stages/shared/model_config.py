@@ -15,6 +15,9 @@ Triple = tuple[float, float, float]
 Library = Literal["timm", "torchvision", "own"]
 """Where a model comes from; ``own`` is a function of the user's."""
 
+MOST_PIXELS = 16384
+"""Height or width of a network's input."""
+
 TORCHVISION_PREFIX = "torchvision:"
 
 OWN_KWARGS: dict[Library, frozenset[str]] = {
@@ -69,7 +72,7 @@ class ModelConfig(pydantic.BaseModel):
     """Start from timm's weights, or torchvision's default ones, downloaded where they are not in
     its cache."""
 
-    weights: str | None = None
+    weights: str | None = Field(default=None, min_length=1)
     """Start from a local file (.safetensors, or a .pth of tensors only) or a saved model folder."""
 
     new_classifier: bool = False
@@ -88,7 +91,7 @@ class ModelConfig(pydantic.BaseModel):
     std: Triple | None = None
     """Standard deviation of each channel, of values in 0 to 1."""
 
-    crop_ratio: float | None = Field(default=None, gt=0, le=1)
+    crop_ratio: float | None = Field(default=None, ge=0.01, le=1)
     """Share of the resized image's side that evaluation keeps."""
 
     crop_mode: CropMode | None = None
@@ -97,7 +100,7 @@ class ModelConfig(pydantic.BaseModel):
     @pydantic.field_validator("input_size", mode="before")
     @classmethod
     def _square(cls, value: object) -> object:
-        if isinstance(value, int):
+        if isinstance(value, int) and not isinstance(value, bool):
             return (value, value)
         return tuple(value) if isinstance(value, list) else value  # strict: no list for a tuple
 
@@ -112,8 +115,8 @@ class ModelConfig(pydantic.BaseModel):
         taken = sorted(OWN_KWARGS[self.library] & self.model_kwargs.keys())
         if taken:
             raise ValueError(f"model_kwargs has {taken[0]}, which may not be set there")
-        if self.input_size is not None and min(self.input_size) < 1:
-            raise ValueError(f"input_size is {self.input_size}, allowed: 1 and more")
+        if self.input_size is not None and not all(1 <= v <= MOST_PIXELS for v in self.input_size):
+            raise ValueError(f"input_size is {self.input_size}, allowed: 1 to {MOST_PIXELS}")
         if self.std is not None and not all(v > 0 and math.isfinite(v) for v in self.std):
             raise ValueError(f"std is {self.std}, allowed: finite numbers above 0")
         if self.mean is not None and not all(map(math.isfinite, self.mean)):

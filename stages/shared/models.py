@@ -1,13 +1,12 @@
 """Models by name: building them, giving them weights, saving them."""
 
-import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
+import pydantic
 import torch
 from torch import nn
 
@@ -16,6 +15,7 @@ from stages.shared.model_card import (
     CARD_NAME,
     WEIGHTS_NAME,
     Card,
+    card_text,
     check_fits,
     find_card,
     load_card,
@@ -25,6 +25,7 @@ from stages.shared.model_config import ModelConfig, PixelSpec
 from stages.shared.model_sources import Builder, create, find_builder
 from stages.shared.pixel_spec import builder_kwargs, pixel_spec, says_size
 from stages.shared.pretrained import with_pretrained
+from stages.shared.tensor_files import save_tensors
 from stages.shared.weights import load_weights, plain_state_dict, read_state_dict, weights_digest
 from store.atomic import replace_folder
 from store.errors import DataError
@@ -105,10 +106,10 @@ def save_model(folder: Path, module: nn.Module, card: dict[str, Any]) -> str:
     Wrappers' prefixes (DistributedDataParallel, torch.compile) are taken off.
     """
     digest = weights_digest(module)
-    text = json.dumps({**card, "digest": digest}, indent=2, sort_keys=True, ensure_ascii=False)
+    text = card_text({**card, "digest": digest})
     with replace_folder(folder) as partial:
-        safetensors.torch.save_file(plain_state_dict(module), partial / WEIGHTS_NAME)
-        (partial / CARD_NAME).write_text(text + "\n", encoding="utf-8")
+        save_tensors(partial / WEIGHTS_NAME, plain_state_dict(module))
+        (partial / CARD_NAME).write_text(text, encoding="utf-8")
         # safetensors makes its file readable by the owner alone, whatever the umask.
         shutil.copymode(partial / CARD_NAME, partial / WEIGHTS_NAME)
     return digest
@@ -118,14 +119,19 @@ def load_model(folder: Path) -> Model:
     """Build the model that `save_model` wrote.
 
     Weights and card are data, but a card may name a function of one's own: this imports and calls
-    it. Whether it still computes what it did cannot be told, since code is not in the digest.
+    it, so see `check_code` for a card that came from elsewhere. Whether the function still computes
+    what it did cannot be told, since code is not in the digest.
 
     Raises:
         DataError: something is missing, damaged, or does not belong together.
         ParamsError: the function that the card names is not to be had here, or fails.
     """
     card = load_card(folder)
-    config = ModelConfig(name=card.name, model_kwargs=card.model_kwargs, weights=str(folder))
+    try:
+        config = ModelConfig(name=card.name, model_kwargs=card.model_kwargs, weights=str(folder))
+    except pydantic.ValidationError as error:
+        said = error.errors(include_url=False)[0]["msg"].removeprefix("Value error, ")
+        raise DataError(f"{folder / CARD_NAME}: names no model ({said}); train again") from error
     return build(config, len(card.classes), seed=0)
 
 

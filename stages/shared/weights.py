@@ -13,13 +13,15 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from store.errors import DataError
+from stages.shared.tensor_files import load_tensors
+from store.errors import DataError, says_nothing_of_file
 
 StateDict = dict[str, Tensor]
 
 _NESTS = ("state_dict_ema", "model_ema", "state_dict", "model", "module")
 """Where trainers put the weights inside a checkpoint; averaged ones first, as timm does."""
 
+_MOST_NESTS = 8
 _PREFIXES = ("module.", "_orig_mod.")
 """What DistributedDataParallel and torch.compile put before every name."""
 
@@ -52,7 +54,7 @@ def read_state_dict(path: Path) -> StateDict:
         raise DataError(f"{path}: no such file of weights; check the path or make the model first")
     content = _read_safetensors(path) if _is_safetensors(path) else _read_torch(path)
     state = _open_nests(content)
-    if not state or not all(isinstance(value, Tensor) for value in state.values()):
+    if not state or not all(_is_plain(name, value) for name, value in state.items()):
         raise DataError(
             f"{path}: holds no state dict (tensors by name); save model.state_dict() to it"
         )
@@ -93,6 +95,16 @@ def check_num_classes(what: str, found: int | None, num_classes: int, new_classi
             f"{what}: these weights tell {found} classes apart, the data has {num_classes}; "
             "use weights of these classes (or, to fine-tune a student, new_classifier: true)"
         )
+
+
+def _is_plain(name: object, value: object) -> bool:
+    """Whether it is a name and a tensor of ordinary numbers, which a network can take."""
+    return (
+        isinstance(name, str)
+        and isinstance(value, Tensor)
+        and value.layout == torch.strided
+        and not (value.is_quantized or value.is_complex() or value.is_meta)
+    )
 
 
 def load_into(module: nn.Module, state: Mapping[str, Tensor], what: str | Path) -> None:
@@ -149,8 +161,10 @@ def _is_safetensors(path: Path) -> bool:
 
 def _read_safetensors(path: Path) -> StateDict:
     try:
-        state: StateDict = safetensors.torch.load_file(path)
+        state: StateDict = load_tensors(path)
     except (safetensors.SafetensorError, OSError, ValueError, KeyError) as error:
+        if isinstance(error, OSError) and says_nothing_of_file(error):
+            raise
         raise DataError(
             f"{path}: not a readable file of weights ({error}); make or download it again"
         ) from error
@@ -165,6 +179,8 @@ def _read_torch(path: Path) -> object:
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         # torch.load raises whatever damaged bytes lead its readers to.
+        if isinstance(error, OSError) and says_nothing_of_file(error):
+            raise
         asked = re.search(r"GLOBAL ([\w.]+)", str(error))
         if isinstance(error, pickle.UnpicklingError) and asked:
             raise DataError(
@@ -177,7 +193,9 @@ def _read_torch(path: Path) -> object:
 
 
 def _open_nests(content: object) -> dict[str, Any]:
-    while isinstance(content, dict):
+    for _ in range(_MOST_NESTS):  # a file can nest into itself
+        if not isinstance(content, dict):
+            break
         nest = next((key for key in _NESTS if isinstance(content.get(key), dict)), None)
         if nest is None:
             return content

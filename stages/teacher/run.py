@@ -66,6 +66,7 @@ def run(
         label="teacher",
         ranks=ranks,
         places=output.places,
+        tells=True,
     )
     if ranks is not None and not ranks.is_first:
         return Report()

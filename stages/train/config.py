@@ -1,8 +1,9 @@
 """Parameters of the stage train."""
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import pydantic
+from pydantic import Field
 
 from stages.shared.crop_config import CropConfig
 from stages.shared.model_config import ModelConfig
@@ -12,7 +13,7 @@ from stages.shared.training.config import LearnerConfig
 class Config(LearnerConfig):
     """The student's network, its training, and which labels it learns from."""
 
-    calibration: str | None = None
+    calibration: str | None = Field(default=None, min_length=1)
     """Name of the calibration whose labels are served; none: as the teacher gave them."""
 
     labels: Literal["store", "truth", "online"] = "store"
@@ -29,7 +30,7 @@ class Config(LearnerConfig):
     def _check_labels(self) -> Self:
         if self.calibration is not None and self.labels != "store":
             raise ValueError(
-                f"calibration is {self.calibration}, allowed with labels {self.labels}: none"
+                f"calibration is {self.calibration}, allowed with labels {self.labels}: null"
             )
         if self.calibration is not None and self.temperature != 1 and self._softens_labels:
             raise ValueError(
@@ -44,12 +45,25 @@ class Config(LearnerConfig):
             raise ValueError("loss is projection, allowed with labels online: the others")
         if self.labels == "online" and self.online_teacher is None:
             raise ValueError("online_teacher is missing, needed with labels online")
+        teacher = self.online_teacher
+        if teacher is not None and not (teacher.pretrained or teacher.weights):
+            raise ValueError(
+                f"online_teacher is {teacher.name} of random weights, needed: weights, or "
+                "pretrained: true"
+            )
+        if teacher is not None and teacher.new_classifier:
+            raise ValueError("online_teacher.new_classifier is true, allowed for a teacher: false")
         if self.crops is not None and self.labels == "store":
             raise ValueError(
                 "crops are given, allowed with labels truth and online only: stored labels are of "
                 "the store's crops"
             )
         return self
+
+    @pydantic.field_serializer("online_teacher")
+    def _what_it_is(self, value: ModelConfig | None) -> dict[str, Any] | None:
+        """Without the path of its weights, whose digest is in the key and in the card."""
+        return None if value is None else value.model_dump(mode="json", exclude={"weights"})
 
     @property
     def _softens_labels(self) -> bool:

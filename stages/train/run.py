@@ -8,7 +8,7 @@ from stages.shared import models
 from stages.shared.contract import Json, Progress, Report
 from stages.shared.fresh_crops import fresh_crops
 from stages.shared.training.batches import CropSource, CropView, Labels, StoredCrops
-from stages.shared.training.checks import check_loss, check_temperature
+from stages.shared.training.checks import check_classes, check_loss, check_temperature
 from stages.shared.training.evaluation import EvaluationSet, read_class_folder
 from stages.shared.training.fit import Places
 from stages.shared.training.learner import Learned, learn, save, sentence, waited, write_metrics
@@ -70,6 +70,7 @@ def run(
         RetryError: an image could not be read this time, or a process that reads died.
     """
     source = _source(config, inputs)
+    teacher = _online_teacher(config, source.num_classes)
     class_names = _outputs(inputs)
     learned = learn(
         config,
@@ -77,16 +78,17 @@ def run(
         evaluation=_evaluation(config, inputs),
         progress=progress,
         label="student",
-        teacher=_online_teacher(config, source.num_classes),
+        teacher=teacher,
         ranks=ranks,
         places=output.places,
+        tells=True,
     )
     if ranks is not None and not ranks.is_first:
         return Report()
     numbers = learned.history.numbers() | {"num_parameters": learned.num_parameters}
     numbers["store"] = {**inputs.store_digests}
     write_metrics(output.metrics, numbers, learned.history)
-    _save(output.model, config, inputs, learned, class_names)
+    _save(output.model, config, inputs, learned, class_names, teacher)
     name = None if inputs.evaluation is None else inputs.evaluation.name
     return Report(numbers, (sentence("student", config, learned, name), *waited(learned)))
 
@@ -99,6 +101,8 @@ def _source(config: Config, inputs: Inputs) -> CropSource:
     if config.labels == "store":
         check_temperature(config, inputs.view)
         check_loss(config, inputs.view)
+    else:
+        check_classes("train.labels", config.labels, inputs.view)
     labels: Labels = "store" if config.labels == "store" else "truth"
     return StoredCrops(inputs.view, config.seed, labels)
 
@@ -124,15 +128,21 @@ def _evaluation(config: Config, inputs: Inputs) -> EvaluationSet | None:
 
 
 def _online_teacher(config: Config, num_classes: int) -> OnlineTeacher | None:
-    if config.online_teacher is None:
-        return None
+    if config.labels != "online" or config.online_teacher is None:
+        return None  # with stored labels it is there for compare's arm alone
     return OnlineTeacher(models.build(config.online_teacher, num_classes, seed=config.seed))
 
 
 def _save(
-    folder: Path, config: Config, inputs: Inputs, learned: Learned, class_names: Sequence[str]
+    folder: Path,
+    config: Config,
+    inputs: Inputs,
+    learned: Learned,
+    class_names: Sequence[str],
+    teacher: OnlineTeacher | None,
 ) -> None:
     meta = None if inputs.view is None else inputs.view.meta
+    taught = {} if teacher is None else {"online_teacher": _described(config, teacher)}
     save(
         folder,
         config,
@@ -144,4 +154,16 @@ def _save(
         calibration=None if meta is None else meta.calibration,
         view=None if meta is None else meta.digest,
         labels_made_from=inputs.labels_made_from,
+        **taught,
     )
+
+
+def _described(config: Config, teacher: OnlineTeacher) -> dict[str, Json]:
+    """As predictions describe theirs."""
+    assert config.online_teacher is not None
+    return {
+        "name": config.online_teacher.name,
+        "model_kwargs": config.online_teacher.model_kwargs,
+        "weights": teacher.model.digest,
+        "pixels": teacher.model.spec.to_json(),
+    }

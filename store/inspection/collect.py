@@ -5,9 +5,9 @@ itself. Links are not followed, and what a live writer may use is left alone: it
 """
 
 import os
+import re
 import shutil
 import socket
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,9 @@ from store.layout import Layout
 
 Kind = Literal["view", "set-aside", "results", "unfinished", "lease", "remnant"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
+
+_KEY = re.compile(r"[0-9a-f]{64}")
+"""Names of folders of work and results; others, where .ferkd leads elsewhere, are somebody's."""
 
 COSTS: dict[Kind, str] = {
     "view": "training makes it again from the labels, in seconds to minutes",
@@ -143,6 +146,10 @@ def _folders(parent: Path) -> list[Path]:
     ]
 
 
+def _folders_of_keys(parent: Path) -> list[Path]:
+    return [path for path in _folders(parent) if _KEY.fullmatch(path.name)]
+
+
 def size(path: Path) -> int:
     """Bytes of a file, or of the files below a folder; links are not followed."""
     if path.is_symlink() or not path.is_dir():
@@ -155,13 +162,16 @@ def size(path: Path) -> int:
 def _work(layout: Layout) -> Iterator[Item]:
     """Shards set aside, and shards that were interrupted, of every stage."""
     for stage in _folders(layout.work / "work"):
-        for folder in _folders(stage):
+        for folder in _folders_of_keys(stage):
             finished = sorted(folder.glob("_part-*.json"))
             rows = sum(map(_rows, finished))
             if finished:
                 plural = "shard" if len(finished) == 1 else "shards"
                 what = f"{stage.name}: {len(finished)} finished {plural}, {rows:,} rows"
                 yield Item("set-aside", folder, size(folder), what)
+            elif any(folder.glob("**/save-*")):
+                what = f"{stage.name}: a training that was interrupted"
+                yield Item("unfinished", folder, size(folder), what)
             else:
                 blocks = sum(1 for _ in (folder / "journal").glob("*.json"))
                 done = "1 block" if blocks == 1 else f"{blocks} blocks"
@@ -172,7 +182,7 @@ def _work(layout: Layout) -> Iterator[Item]:
 def _results(layout: Layout) -> Iterator[Item]:
     """Results of trainings that were kept in case that they are wanted again."""
     for stage in _folders(layout.work / "results"):
-        for folder in _folders(stage):
+        for folder in _folders_of_keys(stage):
             yield Item("results", folder, size(folder), f"{stage.name}: results of a training")
 
 
@@ -195,24 +205,9 @@ def _is_live(path: Path) -> bool:
     machine slept, and go on: then the lock is still held.
     """
     lease = lock.read_lease(path)
-    if lease is not None and lease.host == socket.gethostname() and not _is_process(lease.pid):
+    if lease is not None and lease.host == socket.gethostname() and not lock.is_process(lease.pid):
         return False
-    try:
-        beat = path.stat().st_mtime if lease is None else lease.beat
-    except FileNotFoundError:
-        return False
-    is_fresh = time.time() - beat < lock.STALE_SECONDS
-    return is_fresh or lock.is_held(path.with_suffix(".lock"))
-
-
-def _is_process(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except (PermissionError, OverflowError):  # of another user; no number of a process
-        return True
-    return True
+    return path.exists() and (lock.is_fresh(path) or lock.is_held(path.with_suffix(".lock")))
 
 
 def _writers(layout: Layout) -> list[str]:

@@ -1,16 +1,18 @@
 """Training views in the cache: which the present labels would open, and which nothing would."""
 
-import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from store import entries
+from store import entries, json_text
 from store.errors import FerkdError
 from store.layout import Layout, list_artifacts
 from store.view.build import plan_view
 from store.view.meta import VIEW_VERSION
+
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +61,11 @@ def views(layout: Layout) -> Iterator[CachedView]:
 def _meta(folder: Path) -> dict[str, Any] | None:
     """What a view says of itself; None for a folder that is no view, which is left alone."""
     try:
-        meta = json.loads((folder / "meta.json").read_bytes())
+        meta = json_text.parse((folder / "meta.json").read_bytes())
     except (OSError, ValueError):
         return None
-    is_view = isinstance(meta, dict) and isinstance(meta.get("digest"), str)
-    return meta if is_view else None
+    is_view = isinstance(meta, dict) and "calibration" in meta
+    return meta if is_view and _DIGEST.fullmatch(str(meta.get("digest"))) else None
 
 
 def _wanted(layout: Layout) -> _Wanted:

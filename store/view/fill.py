@@ -21,7 +21,9 @@ from store.images import ImageTable
 from store.layout import Layout
 from store.random import path_hashes
 from store.scan import in_order
-from store.view.meta import ViewMeta, keep_dtype
+from store.units import readable_bytes
+from store.view.guard import block_digests
+from store.view.meta import ViewMeta, digests_of, keep_dtype, map_file
 from store.view.record import TooNarrowError, narrowest, record_dtype
 from store.view.rows import RowFiller, ViewPart, unpack_pairs
 
@@ -100,6 +102,11 @@ def _build(
         }
         for name in values.keys() & described.names:
             _save(partial, name, values[name])
+        _save(partial, "records_digests", block_digests(records))
+        if dense is not None:
+            _save(partial, "dense_digests", block_digests(dense))
+        written = {name: map_file(partial / f"{name}.npy") for name in described.names}
+        described = replace(described, digests=digests_of(written))
         (partial / "meta.json").write_text(json.dumps(described.to_json(), indent=1))
         _refuse_changes(layout, parts)
 
@@ -115,8 +122,10 @@ def _check_room(folder: Path, num_bytes: int) -> None:
     free = shutil.disk_usage(folder).free
     if num_bytes + _DISK_RESERVE > free:
         raise FerkdError(
-            f"the training view needs {num_bytes / 1e9:.1f} GB in {folder}, which has "
-            f"{free / 1e9:.1f} GB free; set FERKD_CACHE to a folder on a larger disk"
+            f"the training view needs {readable_bytes(num_bytes)} in {folder}, and as many as "
+            f"{readable_bytes(_DISK_RESERVE)} are to stay free, but it has only "
+            f"{readable_bytes(free)}; free some space, or set FERKD_CACHE to a folder on a larger "
+            "disk"
         )
 
 

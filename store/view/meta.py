@@ -3,7 +3,7 @@
 Shapes: N images of the store, U of them usable, M crops, C classes.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -11,9 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from store.codecs import LabelSpec
+from store.digest import sha256_json
+from store.view import guard
 from store.view.record import RecordLayout, describe, record_dtype
 
-VIEW_VERSION = 3
+VIEW_VERSION = 4
 """Raised when a view built earlier cannot be read; views are rebuilt, never migrated."""
 
 _IMAGE_COLUMNS = {
@@ -27,6 +29,9 @@ _IMAGE_COLUMNS = {
 }
 """Files of one value a usable image, and their types."""
 
+
+GUARDED = ("records", "dense")
+"""Files that are compared a block at a time, with ``NAME_digests.npy``; all others as a whole."""
 
 _NOTHING = np.zeros(0)
 _NARROWEST = RecordLayout()
@@ -55,11 +60,14 @@ class ViewMeta:
     record: RecordLayout = _NARROWEST
     images_digest: str = ""
     """Rows digest of the images, files included; it too names the folder of the view."""
+    digests: dict[str, str] = field(default_factory=dict)
+    """Of the files that are compared when the view is opened, by stem; see `guard`."""
     version: int = VIEW_VERSION
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON; ``fields`` spells the record out for other readers."""
-        return {**asdict(self), "fields": describe(record_dtype(self.label, self.record))}
+        """As JSON: ``fields`` spells the record out for others, ``sha256`` is of the rest."""
+        said = {**asdict(self), "fields": describe(record_dtype(self.label, self.record))}
+        return {**said, "sha256": sha256_json(said)}
 
     @classmethod
     def from_json(cls, raw: dict[str, Any]) -> Self:
@@ -68,11 +76,11 @@ class ViewMeta:
         Raises:
             TypeError, KeyError, ValueError: it is something else.
         """
-        known = {name: value for name, value in raw.items() if name != "fields"}
+        known = {n: value for n, value in raw.items() if n not in ("fields", "sha256")}
         label, record = LabelSpec(**raw["label"]), RecordLayout(**raw["record"])
         meta = cls(**{**known, "label": label, "record": record})
         if meta.to_json() != raw:
-            raise ValueError("its fields are not those of its records")
+            raise ValueError("its meta.json does not match its own SHA-256, or its records")
         return meta
 
     @property
@@ -84,8 +92,9 @@ class ViewMeta:
             "weight_values": self.record.weights == "uint8",
             "kept": self.has_losses,
             "dense": is_dense,
+            "dense_digests": is_dense,
         }
-        always = [*_IMAGE_COLUMNS, "content_hashes", "path_bytes", "records"]
+        always = [*_IMAGE_COLUMNS, "content_hashes", "path_bytes", "records", "records_digests"]
         return [*always, *[name for name, present in optional.items() if present]]
 
     def fits(self, arrays: dict[str, NDArray[Any]]) -> bool:
@@ -103,6 +112,11 @@ class ViewMeta:
             ("kept", (self.num_stored, self.num_crops), keep_dtype(self.num_crops)),
             ("dense", (rows, self.num_classes), "<f2"),
         ]
+        values += [
+            (f"{name}_digests", (guard.num_blocks(arrays[name]),), "<u8")
+            for name in GUARDED
+            if name in arrays
+        ]
         found = {name: (array.shape, array.dtype) for name, array in arrays.items()}
         return (
             all(
@@ -115,6 +129,12 @@ class ViewMeta:
         )
 
 
+def digests_of(arrays: dict[str, NDArray[Any]]) -> dict[str, str]:
+    """Digests of the files that are compared as a whole, by stem."""
+    whole = sorted(set(arrays) - set(GUARDED))
+    return {name: guard.digest_of(arrays[name]) for name in whole}
+
+
 def keep_dtype(num_crops: int) -> np.dtype[Any]:
     """Smallest type of crop numbers below ``num_crops``."""
     return np.dtype("u1" if num_crops <= 256 else "<u2")
@@ -125,5 +145,14 @@ def map_file(path: Path) -> NDArray[Any]:
 
     What the disk reads ahead is left as it is: without it (MADV_RANDOM) a view that fits into
     memory takes four times as long to get there.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is no .npy file.
     """
-    return np.asarray(np.lib.format.open_memmap(path, mode="r").view(np.ndarray))
+    try:
+        return np.asarray(np.lib.format.open_memmap(path, mode="r").view(np.ndarray))
+    except (OSError, ValueError):
+        raise
+    except Exception as error:  # numpy reads the header as Python's text, and raises what that does
+        raise ValueError(f"{path.name}: {' '.join(str(error).split())}") from error

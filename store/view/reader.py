@@ -9,20 +9,21 @@ lie, and shared by every worker and rank of a host. Images that could not be lab
 Nothing of it is copied into private memory but the values that codes stand for, 0.8 MB at most.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from store import json_text
 from store.batch import FetchedCrops, LabelBatch, RecordedOps
 from store.dense_codecs import decode_full, decode_logits
-from store.errors import DataError
+from store.errors import DataError, says_nothing_of_file
 from store.overlay import combine_dense
 from store.random import draw_kept
+from store.view.guard import Guard
 from store.view.labels import calibrate, entries
-from store.view.meta import VIEW_VERSION, ViewMeta, map_file
+from store.view.meta import GUARDED, VIEW_VERSION, ViewMeta, digests_of, map_file
 
 __all__ = ["VIEW_VERSION", "FetchedCrops", "TrainingView", "ViewMeta"]
 
@@ -40,20 +41,22 @@ class TrainingView:
         """Map the view at ``folder``.
 
         Raises:
-            DataError: it is incomplete or of another version.
+            DataError: it is incomplete, damaged or of another version.
         """
         self.folder = folder
         try:
-            raw = json.loads((folder / "meta.json").read_bytes())
+            raw = json_text.parse((folder / "meta.json").read_bytes())
             is_ours = raw["version"] == VIEW_VERSION
             if is_ours:
                 self.meta = ViewMeta.from_json(raw)
                 arrays = {name: map_file(folder / f"{name}.npy") for name in self.meta.names}
         except (OSError, ValueError, TypeError, KeyError) as error:
+            if isinstance(error, OSError) and says_nothing_of_file(error):
+                raise
             raise DataError(
                 f"{folder} is not a whole training view ({error}); delete it: it is made again"
             ) from None
-        if not is_ours or not self.meta.fits(arrays):
+        if not is_ours or not self.meta.fits(arrays) or digests_of(arrays) != self.meta.digests:
             raise DataError(
                 f"{folder} is a training view of another version or damaged; delete it: it is made "
                 "again"
@@ -71,6 +74,11 @@ class TrainingView:
         self._path_ends = arrays["path_ends"]
         self._path_bytes = arrays["path_bytes"].data
         self._records = arrays["records"]
+        self._guards = [
+            Guard(folder / f"{name}.npy", arrays[name], arrays[f"{name}_digests"])
+            for name in GUARDED
+            if name in arrays
+        ]
         self._dense = arrays.get("dense")
         # Copied: a few thousand values, which every batch reads.
         self._prob_values = np.array(arrays.get("prob_values", ()), dtype=np.float32)
@@ -123,7 +131,7 @@ class TrainingView:
         """What is stored of ``crops`` (B, m) of images ``rows`` (B,)."""
         places = self._places(rows, crops)
         shape, flat = places.shape, places.reshape(-1)
-        records = self._records.take(flat)
+        records = self._take(flat)
         ops = _ops(records, shape, self.meta.record.num_ops)
         if self._dense is not None:
             ids, probs = np.zeros((*shape, 0), np.int32), np.zeros((*shape, 0), np.float32)
@@ -147,7 +155,7 @@ class TrainingView:
         """
         places = self._places(rows, crops)
         shape, flat = places.shape, places.reshape(-1)
-        records = self._records.take(flat)
+        records = self._take(flat)
         targets = self.targets.take(rows)
         boxes, flips = _boxes(records, shape)
         ops = _ops(records, shape, self.meta.record.num_ops)
@@ -174,6 +182,16 @@ class TrainingView:
             targets=targets,
             ops=ops,
         )
+
+    def _take(self, places: NDArray[np.int64]) -> NDArray[Any]:
+        """Records (R,) at places, after their bytes and those of dense labels were compared.
+
+        Raises:
+            DataError: they are not what was written.
+        """
+        for guard in self._guards:
+            guard.check(places)
+        return self._records.take(places)
 
     def _places(self, rows: NDArray[np.integer], crops: NDArray[np.integer]) -> NDArray[np.int64]:
         """Where the records (B, m) lie: at the image's id, for images left out have theirs, too."""

@@ -27,8 +27,9 @@ def test_the_command_line_is_frozen() -> None:
 
     assert {name: options(command) for name, command in root.commands.items()} == {
         "calibrate": [],
-        "export": ["--backbone", "--force", "--json", "--model", "--to", "file"],
+        "export": ["--backbone", "--force", "--json", "--model", "--params", "--to", "file"],
         "init": ["--force", "--images", "--list", "--recipe", "--update", "--val", "folder"],
+        "params": ["--json", "section"],
         "record": ["--json", "--params", "name"],
         "report": ["--metrics", "--no-page", "--out", "--params", "--quiet"],
         "stage": ["--dry-run", "--force", "--json", "--params", "--shard", "name"],

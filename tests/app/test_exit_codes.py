@@ -4,6 +4,7 @@ import click
 import pytest
 
 from ferkd_pipeline import exit_codes
+from stages.shared.stopping import Terminated
 from store.errors import DataError, FerkdError, ParamsError, RetryError, ShardError
 
 
@@ -23,6 +24,7 @@ class OutOfMemoryError(RuntimeError):
         (click.BadParameter("x"), 2),
         (click.Abort(), 130),
         (KeyboardInterrupt(), 130),
+        (Terminated(), 143),
         (OSError(errno.ENOSPC, "No space left on device"), 1),
         (OSError(errno.EROFS, "Read-only file system"), 1),
         (MemoryError(), 1),
@@ -48,6 +50,7 @@ def test_every_error_of_ours_is_in_the_table_or_is_a_failure() -> None:
         (MemoryError(), "out of memory: lower batch_size"),
         (OutOfMemoryError("CUDA out of memory. Tried"), "out of memory: lower batch_size"),
         (KeyboardInterrupt(), "interrupted; what was published is whole"),
+        (Terminated(), "terminated (SIGTERM); what was published is whole"),
         (ValueError("two\nlines"), "ValueError: two lines"),
         (ZeroDivisionError(), "ZeroDivisionError"),
         (DataError("labels/soft: damaged"), "labels/soft: damaged"),

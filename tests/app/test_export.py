@@ -34,6 +34,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def save(name: str, folder: Path = STUDENT, **fields: Any) -> dict[str, torch.Tensor]:
     """Save a model and return its weights."""
+    # Code of one's own is run for a card only where params.yaml names it.
+    Path("params.yaml").write_text(json.dumps({"infer": {"teacher": {"name": name}}}))
     config = ModelConfig.model_validate({"name": name, **fields})
     built = build(config, 3, seed=1)
     save_model(folder, built.module, card_of(config, built.spec, CLASSES, stage="train"))
@@ -223,4 +225,4 @@ def test_a_write_that_fails_leaves_the_old_file(
     monkeypatch.setattr("os.replace", fail)
     assert cli.main(["export", "s.pth", "--force"]) == 1
     assert Path("s.pth").read_bytes() == b"old"
-    assert sorted(path.name for path in Path().iterdir()) == ["models", "s.pth"]
+    assert sorted(path.name for path in Path().iterdir()) == ["models", "params.yaml", "s.pth"]

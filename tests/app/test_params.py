@@ -55,7 +55,7 @@ def test_an_empty_file_holds_no_sections(tmp_path: Path) -> None:
             "compress: {zzz: 3}",
             "compress.zzz: unknown key; allowed: include_target, k, kind, normalize, precision",
         ),
-        ("compress: {temperature: 0}", "compress.temperature = 0: must be more than 0"),
+        ("compress: {temperature: 0}", "compress.temperature = 0: must be at least 0.001"),
         (
             "compress: {precision: int8}",
             "compress.precision = \"int8\": must be 'float16' or 'compact'",
@@ -183,7 +183,7 @@ def test_unknown_calibrations_are_told_with_those_there_are(tmp_path: Path) -> N
         'train.calibration = "ferkdd": the section calibrate names no such calibration; did you '
         "mean ferkd? allowed: ferkd, other, null",
         'compare.arms[1] = "stor": the section calibrate names no such calibration; did you mean '
-        "store? allowed: truth, store, ferkd, other",
+        "store? allowed: truth, store, online, ferkd, other",
     ]
 
 

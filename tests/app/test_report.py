@@ -12,9 +12,21 @@ from ferkd_pipeline.report.tables import tables
 from store.errors import DataError
 from tests.app import report_world
 
+NETWORK = "{model: {name: resnet18}, steps: 1, lr: 0.1, crops_per_image: 1}"
+SECTIONS = f"""
+store: {{root: labels, num_shards: 1}}
+teacher: {NETWORK}
+train: {NETWORK}
+linear: {{steps: 1, lr: 0.1, crops_per_image: 1}}
+calibrate: {{ferkd: [{{step: ferkd}}]}}
+evaluate: {{sets: {{test: images}}}}
+compare: {{val: images}}
+"""
+
 
 @pytest.fixture
 def world(project: Path) -> Path:
+    (project / "params.yaml").write_text(SECTIONS)
     report_world.write_metrics(project / "metrics")
     report_world.write_store(project / "labels")
     return project
@@ -115,6 +127,17 @@ def test_a_linear_classifier_has_its_row(world: Path, capsys: pytest.CaptureFixt
     assert "classifier on its features" in shown
     assert "42.1" in shown
     assert json.loads(Path("metrics/report/summary.json").read_text())["linear"] == 0.421
+
+
+def test_what_an_earlier_project_left_is_not_told(
+    world: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (world / "params.yaml").write_text(f"store: {{root: labels}}\ntrain: {NETWORK}\n")
+    assert cli.main(["report"]) == 0
+    shown = capsys.readouterr().out
+    for text in ("student on test", "teacher, at the end", "ferkd", "Time per step"):
+        assert text not in shown
+    assert "student, at the end" in shown
 
 
 def test_sets_of_several_labels_have_no_top5(

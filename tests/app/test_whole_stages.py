@@ -95,7 +95,7 @@ def test_a_run_that_fails_half_way_is_not_complete(
         patch.setattr("stages.train.run.save", fail)
         with pytest.raises(FerkdError):
             run(trained, "train", train={"seed": 1})
-    assert why(trained, "train", train={"seed": 1}) == CHANGED
+    assert why(trained, "train", train={"seed": 1}) == f"{CHANGED}; goes on from a checkpoint"
     assert why(trained, "train") == "its results are missing or were changed"
 
 

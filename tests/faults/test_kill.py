@@ -1,78 +1,112 @@
-"""Killed at any moment and run again, a store is byte for byte one that was never interrupted."""
+"""Killed at any moment and run again, every command makes byte for byte what it makes unharmed."""
 
+import contextlib
 import random
 import shutil
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import stages.train.run  # noqa: F401  before children are forked: it takes seconds
+from ferkd_pipeline import scaffold
 from stages.shared.contract import NoProgress
 from store.check.verify import verify
 from tests.children import end_of, kill_after, start_child
-from tests.world import SHARDED, Project
+from tests.faults.commands import CASES, PARAMS, Case, load_code, make_all
+from tests.faults.soak import rounds
+from tests.world import SHARDED, Project, Tree, copy_project, merged
 
-FOLDERS = {
-    "sample": "labels/crops",
-    "infer": "labels/predictions",
-    "compress": "labels/soft",
-    "calibrate": "labels/calibrated",
-}
-FULL: dict[str, Any] = {"compress": {"kind": "full"}}
-CASES = [*((stage, {}) for stage in SHARDED), ("compress", FULL)]
-NAMES = [*SHARDED, "compress full"]
+IS_LONG = rounds(1) > 1
+CHOSEN = [case for case in CASES if IS_LONG or not case.is_variant]
+_NEAR_THE_END = 20
+"""Changes of files at the end of a run: there it publishes."""
 
 
-def prepare(project: Project, changes: dict[str, Any]) -> dict[str, bytes]:
-    """Complete the store for the parameters; returns its files."""
-    project.write_params(**changes)
-    project.run(*SHARDED, **changes)
-    return project.tree()
+@pytest.fixture(scope="module")
+def whole(made: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+    """The tiny project with all that the cases need. Nobody changes it."""
+    load_code()
+    project = copy_project(made, tmp_path_factory.mktemp("whole"))
+    with contextlib.chdir(project.folder):
+        make_all(project)
+    yield project
 
 
-@pytest.mark.parametrize(("stage", "changes"), CASES, ids=NAMES)
-def test_killed_before_any_step(own: Project, stage: str, changes: dict[str, Any]) -> None:
-    """Each step that makes files appear or disappear while a shard is made anew and published.
+@pytest.fixture
+def mine(whole: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
+    """A copy of it, as the current folder; DVC, which takes seconds, is not set up by init."""
+    monkeypatch.setattr(scaffold, "set_up_dvc", lambda _: [])
+    copied = copy_project(whole, tmp_path / "mine")
+    monkeypatch.chdir(copied.folder)
+    return copied
 
-    Of the many that write arrays, which are alike, some.
+
+@pytest.mark.parametrize("case", CHOSEN, ids=[case.name for case in CHOSEN])
+def test_killed_and_run_again(mine: Project, case: Case) -> None:
+    """Twice a round: before a change of files, and the run after that at any time.
+
+    Where time is short, only one of the two.
     """
-    expected = prepare(own, changes)
-    command = ("stage", stage, "--shard", "1", "--force")
-    assert end_of(start_child(*command, die_at=0)) == 0
-    num_steps = int(Path("steps").read_text())
-    last = range(max(1, num_steps - 15), num_steps + 1)
-    for number in (*range(1, last.start, 30), *last):
-        assert end_of(start_child(*command, die_at=number)) == -signal.SIGKILL
-        own.run(stage, **changes)
-        assert own.tree() == expected, f"killed before step {number} of {num_steps}"
-    assert verify(Path("labels"), NoProgress()).damages == []
-
-
-@pytest.mark.parametrize(("stage", "changes"), CASES, ids=NAMES)
-def test_killed_again_and_again(own: Project, stage: str, changes: dict[str, Any]) -> None:
-    """At random moments, each run going on from where the one before was killed."""
-    expected = prepare(own, changes)
-    moments = random.Random(stage)
-    shutil.rmtree(FOLDERS[stage])
+    mine.write_params(**merged(PARAMS, case.changes))
+    case.forget()
     begun = time.monotonic()
-    assert end_of(start_child("stage", stage)) == 0
-    whole = time.monotonic() - begun
-    shutil.rmtree(FOLDERS[stage])
-    num_killed, codes = 0, list[int]()
-    while num_killed < 3 and len(codes) < 30:
-        codes.append(kill_after(start_child("stage", stage), moments.uniform(0.1, 0.9) * whole))
-        if codes[-1] == 0:  # too late: it was measured while the machine had more to do
-            assert own.tree() == expected
-            shutil.rmtree(FOLDERS[stage])
-            whole *= 0.8
-        else:
-            assert codes[-1] == -signal.SIGKILL
-            num_killed += 1
-    assert num_killed == 3, codes
-    assert end_of(start_child("stage", stage)) == 0
-    assert own.tree() == expected
+    assert end_of(start_child(*case.command, die_at=0)) == 0
+    seconds = time.monotonic() - begun
+    num_changes = int(Path("steps").read_text())
+    expected = case.made(mine)
+    num_killed = 0
+    for number in range(rounds(1)):
+        case.forget()
+        moments = random.Random(f"{case.name} {number}")
+        first = max(1, num_changes - _NEAR_THE_END) if moments.random() < 0.5 else 1
+        change, after = moments.randint(first, num_changes), moments.uniform(0, 0.8) * seconds
+        told = f"round {number}: killed before change {change} of {num_changes}, then at {after} s"
+        codes = list[int]()
+        if IS_LONG or CASES.index(case) % 2:
+            codes.append(end_of(start_child(*case.command, die_at=change)))
+            _check_whole(case.made(mine), expected, case, told)
+        if IS_LONG or not CASES.index(case) % 2:
+            codes.append(kill_after(start_child(*case.command), after))
+            _check_whole(case.made(mine), expected, case, told)
+        assert set(codes) <= {0, -signal.SIGKILL}, told
+        num_killed += codes.count(-signal.SIGKILL)
+        if codes[-1] or not number % 2:  # what is complete is found so
+            assert end_of(start_child(*case.command)) == 0, told
+        assert case.made(mine) == expected, told
+        tops = map(Path, ("labels", "models", "metrics"))
+        assert not [path for top in tops for path in top.rglob("*.tmp")], told
+    assert num_killed or not IS_LONG
+    print(f"{case.name}: killed {num_killed} times, {num_changes} changes of files")
+    damages = verify(Path("labels"), NoProgress()).damages
+    assert not [found for found in damages if found.file.startswith(case.makes)]
+
+
+def _check_whole(found: Tree, expected: Tree, case: Case, told: str) -> None:
+    """What has its final name is whole: files, and folders that are made at once."""
+    named = {name: data for name, data in found.items() if ".tmp" not in name}
+    if case.name != "gc":
+        assert named.items() <= expected.items(), told
+    for folder in case.makes:
+        if folder.startswith(("data", "models", "metrics")) and case.name != "report":
+            own = [name for name in expected if name.startswith(folder)]
+            assert len({name in named for name in own}) == 1, (folder, told)
+
+
+def test_killed_while_it_publishes(own: Project) -> None:
+    """A shard that is complete is made anew, of the cheapest stage: before any change of files."""
+    expected = own.tree()
+    command = ("stage", "sample", "--shard", "1", "--force")
+    assert end_of(start_child(*command, die_at=0)) == 0
+    num_changes = int(Path("steps").read_text())
+    moments = random.Random("publishes")
+    for number in moments.sample(range(1, num_changes + 1), min(rounds(5), num_changes)):
+        assert end_of(start_child(*command, die_at=number)) == -signal.SIGKILL
+        own.run("sample")
+        assert own.tree() == expected, f"killed before change {number} of {num_changes}"
 
 
 @pytest.mark.parametrize(
@@ -84,7 +118,7 @@ def test_killed_between_two_sets_of_parameters(
     """Nothing of the parameters that a killed run had is left beside those of the next."""
     expected = own.tree()
     moments = random.Random(stage)
-    for _ in range(3):
+    for _ in range(rounds(1)):
         own.write_params(**{stage: change})
         kill_after(start_child("stage", stage), moments.uniform(0.05, 0.5))
         own.write_params()
@@ -94,28 +128,26 @@ def test_killed_between_two_sets_of_parameters(
 
 
 def test_killed_while_shards_are_set_aside(own: Project) -> None:
-    """Before each step of taking back what other parameters had replaced; nothing is forwarded."""
+    """In taking back what other parameters had replaced; nothing is forwarded."""
     expected = own.tree()
     command = ("stage", "infer", "--shard", "1")
     other: dict[str, Any] = {"infer": {"precision": "bf16"}}
     own.run("infer", **other)
+    shutil.copytree(".", "../replaced")
     assert end_of(start_child(*command, die_at=0)) == 0
-    for number in range(1, int(Path("steps").read_text()) + 1):
-        own.run("infer", **other)
+    num_changes = int(Path("steps").read_text())
+    moments = random.Random("aside")
+    for number in moments.sample(range(1, num_changes + 1), min(rounds(1), num_changes)):
+        for top in (".ferkd", "labels"):
+            shutil.rmtree(top)
+            shutil.copytree(Path("../replaced", top), top)
         assert end_of(start_child(*command, die_at=number)) == -signal.SIGKILL
-        own.run("infer")
-        assert own.tree() == expected, f"killed before step {number}"
+        assert end_of(start_child("stage", "infer")) == 0
+        assert own.tree() == expected, f"killed before change {number} of {num_changes}"
 
 
-def test_interrupted_by_hand(own: Project) -> None:
-    """Ctrl-C ends with 130, and what is published is whole."""
-    expected = own.tree()
-    codes = []
-    for delay in (0.05, 0.15, 0.3):
-        shutil.rmtree("labels/predictions", ignore_errors=True)
-        codes.append(kill_after(start_child("stage", "infer"), delay, signal.SIGINT))
-    assert 130 in codes
-    assert set(codes) <= {0, 130}
-    assert not list(Path(".ferkd/locks").glob("*.lease"))
-    own.run("infer")
-    assert own.tree() == expected
+def test_every_stage_is_among_the_cases() -> None:
+    from ferkd_pipeline.stage_table import STAGE_NAMES
+
+    assert set(STAGE_NAMES) >= set(SHARDED)
+    assert {case.command[1] for case in CASES if case.command[0] == "stage"} == set(STAGE_NAMES)

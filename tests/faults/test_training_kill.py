@@ -14,6 +14,7 @@ import stages.train.run  # noqa: F401  before children are forked: it takes seco
 from ferkd_pipeline import cli
 from stages.shared.training.checkpoint import Checkpoints
 from tests.children import end_of, kill_after, start_child
+from tests.faults.soak import rounds
 from tests.world import NETWORK, Project, Tree, merged, write_images
 
 TRAIN: dict[str, Any] = {
@@ -37,6 +38,7 @@ TRAIN: dict[str, Any] = {
 }
 RESULTS = ("models/student", "metrics/train")
 UNFINISHED = Path(".ferkd/work/train")
+CODES = {signal.SIGKILL: -signal.SIGKILL, signal.SIGINT: 130, signal.SIGTERM: 143}
 
 
 def params(project: Project, **changes: Any) -> dict[str, Any]:
@@ -100,13 +102,22 @@ def is_kept() -> bool:
     return any(Path(".ferkd/results/train").glob("*/report.json"))
 
 
-@pytest.mark.parametrize("num_workers", [0, 2])
-@pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGINT], ids=["kill", "ctrl-c"])
+@pytest.mark.parametrize(
+    ("sign", "num_workers"),
+    [(signal.SIGKILL, 2), (signal.SIGTERM, 0), (signal.SIGINT, 2)][: 3 if rounds(1) > 1 else 2],
+)
 def test_stopped_again_and_again(learning: Project, sign: signal.Signals, num_workers: int) -> None:
     """Some steps after it went on, whether it is computing, saving or measuring then."""
     expected = never_killed(learning)
     params(learning, num_workers=num_workers)
-    moments = random.Random(f"{sign} {num_workers}")
+    for number in range(rounds(1)):
+        _stop_until_done(learning, expected, sign, random.Random(f"{sign} {number}"))
+
+
+def _stop_until_done(
+    learning: Project, expected: Tree, sign: signal.Signals, moments: random.Random
+) -> None:
+    forget_results()
     saved, codes = [0], list[int]()
     while 0 not in codes and saved.count(TRAIN["steps"]) < 3:
         steps = max(1, min(moments.randint(2, 4), TRAIN["steps"] - saved[-1]))
@@ -116,25 +127,23 @@ def test_stopped_again_and_again(learning: Project, sign: signal.Signals, num_wo
             assert saved[-1] > saved[-2] or saved[-1] == TRAIN["steps"], "it began anew"
     if 0 not in codes:  # killed three times while it publishes: that is enough
         codes.append(end_of(start_child("stage", "train")))
-    assert len(codes) > 3
-    assert set(codes) == {-sign if sign == signal.SIGKILL else 130, 0}
+    assert len(codes) >= 3
+    assert set(codes) == {CODES[sign], 0}
     assert learning.tree(*RESULTS) == expected
     assert not list(UNFINISHED.glob("*"))
 
 
-def test_killed_before_any_change_of_files(learning: Project) -> None:
-    """Of one step: files that appear, are replaced or deleted, until all is published."""
+def test_killed_before_a_change_of_files(learning: Project) -> None:
+    """Of one step, with its checkpoint: until all is published."""
     expected = never_killed(learning, steps=1)
     params(learning, steps=1)
     assert end_of(start_child("stage", "train", die_at=0)) == 0
     num_changes = int(Path("steps").read_text())
     assert learning.tree(*RESULTS) == expected
-    for number in (
-        *range(1, num_changes - 20, 5),
-        *range(max(1, num_changes - 20), num_changes + 1),
-    ):
+    moments = random.Random("changes")
+    for number in moments.sample(range(1, num_changes + 1), min(rounds(1), num_changes)):
         forget_results()
-        assert end_of(start_child("stage", "train", die_at=number)) == -signal.SIGKILL
+        assert end_of(start_child("stage", "train", die_at=number)) in (0, -signal.SIGKILL)
         assert end_of(start_child("stage", "train")) == 0
         assert learning.tree(*RESULTS) == expected, f"killed before change {number}"
 
@@ -144,13 +153,13 @@ def test_a_checkpoint_of_another_training_is_refused(
 ) -> None:
     params(learning, lr=0.1)
     assert stop_after(2, 0, signal.SIGKILL) == -signal.SIGKILL
-    (other,) = UNFINISHED.glob("*/save-*")
-    other = other.rename("other")
+    other = max(UNFINISHED.glob("*/save-*")).rename("other")
     shutil.rmtree(UNFINISHED)
     params(learning)
     assert stop_after(2, 0, signal.SIGKILL) == -signal.SIGKILL
-    (own,) = UNFINISHED.glob("*/save-*")
-    shutil.rmtree(own)
+    own = max(UNFINISHED.glob("*/save-*"))
+    for save in UNFINISHED.glob("*/save-*"):  # killed while it deletes the older one, there are two
+        shutil.rmtree(save)
     other.rename(own)
     assert cli.main(["stage", "train"]) == 3
     said = capsys.readouterr().err

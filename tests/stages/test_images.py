@@ -256,7 +256,7 @@ def test_transient_faults_are_tried_again(code: int, monkeypatch: pytest.MonkeyP
             raise faults.pop()
         return b"abc"
 
-    monkeypatch.setattr(Path, "read_bytes", flaky)
+    monkeypatch.setattr(images, "_read_regular", flaky)
     assert read_bytes(Path("x"), num_attempts=4, pause=0) == b"abc"
     faults[:] = [OSError(code, os.strerror(code))] * 4
     with pytest.raises(RetryError, match=r"x: reading failed 4 times"):

@@ -82,11 +82,14 @@ def test_an_unreadable_image_goes_its_whole_way(
 def test_too_many_rejects_are_not_kept(own: Project) -> None:
     expected = own.tree("labels/predictions")
     forget_predictions()
-    Path("images").rename("away")
+    files = {path: path.with_name(f"{path.name}.away") for path in Path("images").glob("*/*")}
+    for path, away in files.items():
+        path.rename(away)
     for _ in range(2):
         with pytest.raises(ShardError, match=r"3 of 8 images of part-00000 .* 0.2; .*0.jpg: miss"):
             own.run("infer", infer={"max_reject_share": 0.2})
-    Path("away").rename("images")
+    for path, away in files.items():
+        away.rename(path)
     own.run("infer")
     assert own.tree("labels/predictions") == expected
 

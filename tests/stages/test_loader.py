@@ -218,7 +218,7 @@ class Remembering(View):
 
 
 def flaky(times: int, code: int) -> Callable[[Path], bytes]:
-    """A `Path.read_bytes` that fails so often for every file."""
+    """A reader of whole files that fails so often for every file."""
     failures: dict[Path, int] = {}
     read = Path.read_bytes
 
@@ -242,12 +242,12 @@ def test_reading_is_tried_again(
     monkeypatch.setattr("stages.shared.images.time.sleep", pauses.append)
     monkeypatch.setattr(View, "content_hashes", hashes)
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "read_bytes", flaky(3, code))
+        patch.setattr("stages.shared.images._read_regular", flaky(3, code))
         (batch,) = iterate_steps(steps_of(view), 0, 1, num_workers=num_workers)
     assert torch.equal(batch.pixels, expected.pixels)
     if not num_workers:
         assert pauses == [pytest.approx(0.1 * 4**attempt) for attempt in range(3)] * 6
-    monkeypatch.setattr(Path, "read_bytes", flaky(4, code))
+    monkeypatch.setattr("stages.shared.images._read_regular", flaky(4, code))
     with pytest.raises(RetryError, match=r"reading failed 4 times.*run the same command again"):
         list(iterate_steps(steps_of(view), 0, 1, num_workers=num_workers))
 

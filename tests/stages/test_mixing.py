@@ -367,6 +367,19 @@ def test_ground_truth_is_mixed_beside_an_online_teacher_too(view: FakeView) -> N
     assert same(train(view, given, teacher=teacher()), train(view, given))
 
 
+def test_projections_are_mixed_as_probabilities() -> None:
+    raw = torch.zeros(12, 3, 16, 16, dtype=torch.uint8)
+    outputs = torch.randn(12, 5, generator=torch.Generator().manual_seed(0))
+    labels = replace(LabelTensors.from_targets(torch.arange(12) % 3), dense=outputs)
+    spec = models.build(config().model, 3, seed=0).spec
+    given = config(mix="mixup", loss="projection", projection_temperature=0.5)
+    mix = drawn(mix="mixup")[0]
+    found = Preparation(given, Ranks(), spec)(TrainingBatch(raw, labels), mix, seed=0).labels.dense
+    probs = (outputs / 0.5).softmax(1)
+    assert found is not None
+    torch.testing.assert_close(found, mix.share * probs + (1 - mix.share) * probs[mix.partners])
+
+
 def test_teacher_and_student_see_one_mixture() -> None:
     rng = torch.Generator().manual_seed(0)
     raw = torch.randint(0, 256, (12, 3, 16, 16), generator=rng, dtype=torch.uint8)

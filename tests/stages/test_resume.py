@@ -267,7 +267,7 @@ def test_serrated_takes_one_crop_an_image_while_warming_up(view: FakeView) -> No
 
 
 def test_steps_of_one_crop_an_image_mix_none_with_itself(view: FakeView) -> None:
-    warming = {"steps": 4, "schedule": "serrated", "warmup_steps": 4}
+    warming: dict[str, Any] = {"steps": 6, "schedule": "serrated", "warmup_steps": 5}
     plain, mixed = (trainer(view, config(**warming, mix=mix)) for mix in ("none", "selfmix"))
     for one in (plain, mixed):
         one.advance(4, NoProgress())

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from pydantic import ValidationError
 
 from stages.shared import models
@@ -18,7 +19,7 @@ from stages.train import run as stage
 from stages.train.config import Config
 from store.batch import LabelBatch
 from store.codecs import LabelSpec
-from store.errors import ParamsError
+from store.errors import DataError, ParamsError
 from store.view.reader import ViewMeta
 from tests.stages.training_world import (
     CLASS_NAMES,
@@ -126,10 +127,19 @@ def test_a_network_of_ones_own_trains_like_any_other(
             {"labels": "truth", "loss": "projection"},
             "loss is projection, allowed with labels truth",
         ),
-        ({"labels": "truth", "calibration": "sure"}, "calibration is sure, allowed with labels"),
+        (
+            {"labels": "truth", "calibration": "sure"},
+            "calibration is sure, allowed with labels truth: null",
+        ),
         ({"calibration": "sure", "temperature": 2}, "allowed with a calibration"),
+        ({"online_teacher": NETWORK}, "online_teacher is resnet18 of random weights, needed"),
+        (
+            {"online_teacher": {**NETWORK, "weights": "x", "new_classifier": True}},
+            r"online_teacher\.new_classifier is true",
+        ),
+        ({"warmup_steps": 4}, r"warmup_steps is 4, allowed: less than steps \(4\)"),
         ({"accumulate": 4}, "accumulate is 4, allowed: what divides the images of a step"),
-        ({"augment": "randaugment"}, "pattern"),
+        ({"augment": "randaugment"}, "RandAugment in timm's spelling"),
     ],
 )
 def test_what_does_not_go_together_is_told(fields: dict[str, Any], message: str) -> None:
@@ -175,6 +185,35 @@ def test_a_student_of_projections(data: Path, tmp_path: Path) -> None:
     with pytest.raises(ParamsError, match=r"compress\.kind is logits"):
         run(data, tmp_path / "b", view, evaluation=False)
     assert not (tmp_path / "b").exists()
+
+
+def test_projections_are_no_classes(data: Path, tmp_path: Path) -> None:
+    view = Projections(data / "train", image_table(data / "train"))
+    teacher = {**NETWORK, "weights": str(data / "teacher")}
+    for fields in ({"labels": "truth"}, {"labels": "online", "online_teacher": teacher}):
+        with pytest.raises(ParamsError, match=r"the store's labels are projections.*train\.crops"):
+            run(data, tmp_path, view, evaluation=False, **fields)
+
+
+def test_a_teacher_for_compare_does_not_label_here(
+    view: FakeView, data: Path, tmp_path: Path
+) -> None:
+    teacher = {**NETWORK, "weights": str(data / "teacher")}
+    plain = run(data, tmp_path / "a", view)
+    assert digest(run(data, tmp_path / "b", view, online_teacher=teacher)) == digest(plain)
+
+
+def test_fresh_crops_of_changed_images_are_refused(data: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "own"
+    write_images(folder)
+    table = image_table(folder)
+    path = folder / table.paths[1]
+    with Image.open(path) as image:
+        Image.new("RGB", image.size).save(path)
+    given = Config(**{**TRAINING, "labels": "truth", "crops": {}})
+    inputs = stage.Inputs(class_names=CLASS_NAMES, images=table, images_folder=folder)
+    with pytest.raises(DataError, match="stage index"):
+        stage.run(given, inputs, stage.Outputs(tmp_path / "m", tmp_path / "x"), NoProgress())
 
 
 def test_projections_need_labels_of_that_kind(view: FakeView, data: Path, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import xxhash
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -60,7 +61,10 @@ def image_table(folder: Path) -> ImageTable:
         class_ids=np.array([CLASS_NAMES.index(path.split("/")[0]) for path in paths], np.int32),
         heights=np.array([height for height, _ in sizes], np.int32),
         widths=np.array([width for _, width in sizes], np.int32),
-        content_hashes=np.array(["" for _ in paths], dtype=object),
+        content_hashes=np.array(
+            [xxhash.xxh3_128_hexdigest((folder / path).read_bytes()) for path in paths],
+            dtype=object,
+        ),
         class_names=CLASS_NAMES,
     )
 

@@ -101,7 +101,10 @@ def show_pairs(pairs: Sequence[tuple[str, str]]) -> None:
     for name, text in pairs:
         indent = " " * width
         lines = textwrap.wrap(
-            text, _console(_TEXT).width, initial_indent=indent, subsequent_indent=indent
+            text,
+            max(width + 1, _console(_TEXT).width),
+            initial_indent=indent,
+            subsequent_indent=indent,
         )
         click.echo(name.ljust(width) + "\n".join(lines)[width:])
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from store.errors import ParamsError
 
 _AUGMENT_COUNTER = 0x617567  # a word of its own: no other draw uses this counter
-_SECTION = re.compile(r"(m|n|inc|mmax)\d+|(p|mstd)\d+(\.\d*)?|t(weights|3aw?)")
+_SECTION = re.compile(r"(m|mmax)\d{1,4}|(n|inc)\d{1,2}|(p|mstd)\d{1,4}(\.\d{0,9})?|t(weights|3aw?)")
 _OUTSIDE = (124, 116, 104)  # the mean of ImageNet's pixels; what timm trains with
 _LARGEST_SHIFT = 0.45  # of a crop's shorter side, timm's
 

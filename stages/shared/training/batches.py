@@ -143,6 +143,8 @@ class FreshCrops:
     flip: float
     """Probability that a crop is mirrored."""
     seed: int
+    content_hashes: NDArray[np.uint64] | None = None
+    """(N, 2) of the files that were indexed, as `Selection`'s; None: any will do."""
 
     @property
     def num_images(self) -> int:
@@ -171,7 +173,8 @@ class FreshCrops:
             self.seed, hashes, turn.m, self.flip, purpose=Purpose.FRESH_FLIP, stream=turn.number
         )
         batch = truth_labels(boxes, flips, self.targets[rows])
-        return Selection([self.files[row] for row in rows], heights, widths, batch)
+        known = None if self.content_hashes is None else self.content_hashes[rows]
+        return Selection([self.files[row] for row in rows], heights, widths, batch, known)
 
 
 class StepPlan:

@@ -15,11 +15,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from stages.shared.tensor_files import load_tensors, save_tensors
 from store.atomic import LEFTOVER, has_live_writer, remove, replace_folder
 from store.digest import canonical_json, sha256_file, sha256_json
 from store.entries import installed_versions
@@ -41,6 +41,7 @@ _DTYPES = frozenset(
         *(torch.float16, torch.bfloat16, torch.float32, torch.float64),
     }
 )
+_DTYPE_NAMES = {str(dtype).removeprefix("torch."): dtype for dtype in _DTYPES}
 _SOFTWARE = ("ferkd-pipeline", "torch", "timm")
 
 
@@ -72,7 +73,7 @@ class Checkpoints:
         self._sweep()
         older = self._numbers()
         with replace_folder(self._path(older[-1] + 1 if older else 1)) as partial:
-            _write_tensors(partial / _TENSORS, tensors)
+            save_tensors(partial / _TENSORS, tensors)
             (partial / _REST).write_bytes(self._described(partial / _TENSORS, encoded))
         for number in older:
             _discard(self._path(number))
@@ -139,13 +140,13 @@ class Checkpoints:
         if body.get("key") != self._key:
             raise DataError(
                 f"{path} is a checkpoint of another training (key {_short(body.get('key'))}) than "
-                f"this one (key {_short(self._key)}): its parameters, labels or code differ; "
+                f"this one (key {_short(self._key)}): its parameters or labels differ; "
                 f"delete {self._folder} to start from the beginning"
             )
         try:
             if sha256_file(tensors) != body.get("tensors_sha256"):
                 raise _DamagedError(f"{tensors} has other bytes than recorded (SHA-256)")
-            state = _decode(body["state"], safetensors.torch.load_file(tensors))
+            state = _decode(body["state"], load_tensors(tensors))
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
             raise _DamagedError(f"{tensors} is missing") from error
         except (SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
@@ -175,17 +176,6 @@ def _file_bytes(body: dict[str, Any], digest: object) -> bytes:
     return canonical_json({**body, "sha256": digest}) + b"\n"
 
 
-def _write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
-    try:
-        safetensors.torch.save_file(tensors, path)
-    except SafetensorError as error:
-        number = re.search(r"os error (\d+)", str(error))
-        if number is None:
-            raise
-        code = int(number[1])
-        raise OSError(code, os.strerror(code), str(path)) from error
-
-
 def _discard(path: Path) -> None:
     """Delete a folder so that a kill never leaves a part of it under its name."""
     aside = path.with_name(f".{path.name}.old-{socket.gethostname()}-{os.getpid()}.tmp")
@@ -208,6 +198,8 @@ def _encode(value: object, tensors: dict[str, Tensor], place: str) -> object:
         return value
     if type(value) is float:
         return value if math.isfinite(value) else {"float": repr(value)}
+    if isinstance(value, torch.dtype) and value in _DTYPES:
+        return {"dtype": str(value).removeprefix("torch.")}
     if isinstance(value, dict):
         return {
             "dict": [
@@ -258,6 +250,8 @@ def _decode(value: Any, tensors: Mapping[str, Tensor]) -> Any:
             return tuple(_decode(each, tensors) for each in held)
         case "float":
             return float(held)
+        case "dtype":
+            return _DTYPE_NAMES[held]
         case "tensor":
             return tensors[held]
         case "channels_last":

@@ -34,6 +34,20 @@ def check_temperature(config: TrainingConfig, view: CropView) -> None:
         )
 
 
+def check_classes(key: str, value: str, view: CropView) -> None:
+    """Refuse ground truth and online teachers on a store whose labels are no classes.
+
+    Raises:
+        ParamsError: its labels are a teacher's projections; names the ``key`` and its ``value``.
+    """
+    if view.meta.label.kind == "logits":
+        raise ParamsError(
+            f"{key} is {value}, but the store's labels are projections (compress.kind logits), "
+            "whose number is not that of the classes; set train.crops for fresh ones, or use "
+            "another store"
+        )
+
+
 def check_loss(config: TrainingConfig, view: CropView) -> None:
     """Refuse a loss that the view's kind of labels cannot give.
 

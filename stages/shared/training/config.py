@@ -11,7 +11,12 @@ from pydantic import Field
 
 from stages.shared.model_config import ModelConfig
 from stages.shared.training.crop_use_config import CropUseConfig, LossName, MixName
-from stages.shared.training.optimizer_config import OptimizerConfig, ScheduleName
+from stages.shared.training.optimizer_config import (
+    MOST_EPOCHS,
+    MOST_STEPS,
+    OptimizerConfig,
+    ScheduleName,
+)
 from stages.shared.training.passes import Passes
 
 __all__ = [
@@ -42,21 +47,21 @@ class TrainingConfig(OptimizerConfig, CropUseConfig):
     seed: int = Field(default=0, ge=0, lt=2**63)
     """Seed of the first weights, of the order of images, the choice of crops and their mixing."""
 
-    batch_size: int = Field(default=128, ge=1)
+    batch_size: int = Field(default=128, ge=1, le=2**20)
     """Crops in a step, a multiple of crops_per_image."""
 
-    crops_per_image: int = Field(default=4, ge=1)
+    crops_per_image: int = Field(default=4, ge=1, le=32767)
     """Crops of one image in a step (m). The image is decoded once for all of them, but a batch
     then holds fewer images: 1 learns best where batches are small."""
 
-    steps: int | None = Field(default=None, ge=1)
+    steps: int | None = Field(default=None, ge=1, le=MOST_STEPS)
     """Length of the training in steps; give this or epochs."""
 
-    epochs: float | None = Field(default=None, gt=0)
+    epochs: float | None = Field(default=None, gt=0, le=MOST_EPOCHS)
     """Length of the training in epochs; in one epoch as many crops are seen as there are images,
     so a pass with crops_per_image = 4 counts as four."""
 
-    accumulate: int = Field(default=1, ge=1)
+    accumulate: int = Field(default=1, ge=1, le=2**20)
     """Parts that each process computes a step in, one after the other, where a whole one does not
     fit into memory. The gradient stays the mean over the whole step."""
 
@@ -64,17 +69,17 @@ class TrainingConfig(OptimizerConfig, CropUseConfig):
     """Whether batch normalisation sees the crops of all processes; it never sees those of other
     parts (accumulate). Needs GPUs."""
 
-    eval_every: int | None = Field(default=None, ge=1)
+    eval_every: int | None = Field(default=None, ge=1, le=MOST_STEPS)
     """Steps between evaluations; none: only at the end."""
 
-    num_workers: int = Field(default=0, ge=0)
+    num_workers: int = Field(default=0, ge=0, le=256)
     """Processes that decode images; 0: the training process does it itself."""
 
     resize: Literal["auto", "cpu", "device"] = "auto"
     """Where crops are resized: by the processes that decode images (cpu), or where the network is,
     from whole images that were sent there once (device); auto: device on a GPU."""
 
-    checkpoint_minutes: float | None = Field(default=10.0, ge=0)
+    checkpoint_minutes: float | None = Field(default=10.0, ge=0, le=1e6)
     """Time after which the training is saved, to be taken up there after a kill; 0: after every
     step, none: never."""
 
@@ -92,6 +97,12 @@ class TrainingConfig(OptimizerConfig, CropUseConfig):
         if (self.steps is None) == (self.epochs is None):
             given = "neither is" if self.steps is None else "both are"
             raise ValueError(f"{given} given, allowed: exactly one of steps and epochs")
+        for unit, length, warmup in (
+            ("steps", self.steps, self.warmup_steps),
+            ("epochs", self.epochs, self.warmup_epochs),
+        ):
+            if length is not None and warmup is not None and 0 < length <= warmup:
+                raise ValueError(f"warmup_{unit} is {warmup}, allowed: less than {unit} ({length})")
         if self.batch_size % self.crops_per_image:
             raise ValueError(
                 f"batch_size is {self.batch_size}, allowed: a multiple of crops_per_image "
@@ -153,5 +164,5 @@ class LearnerConfig(TrainingConfig):
     model: ModelConfig
     """The network: by name, from scratch or from weights."""
 
-    evaluation: str | None = None
+    evaluation: str | None = Field(default=None, min_length=1)
     """Folder of class folders to measure accuracy on while training; none: not measured."""

@@ -2,7 +2,9 @@
 
 import statistics
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -20,8 +22,9 @@ from stages.shared.training.online_teacher import OnlineTeacher
 from stages.shared.training.ranks import Ranks
 from stages.shared.training.tracking import Tracking, open_tracker
 from stages.shared.training.trainer import Trainer
-from store.errors import DataError, FerkdError
+from store.errors import DataError, RetryError
 
+_QUICK_SECONDS = 1.0
 _MAX_TRACKED = 1000
 """Points of a tracked curve, about."""
 
@@ -49,8 +52,11 @@ def fit(
     ranks: Ranks | None = None,
     places: Places | None = None,
     classifier_only: bool = False,
+    tells: bool = False,
 ) -> History:
     """Train ``module`` in place as ``config`` says; it ends in evaluation mode, on the device.
+
+    With ``tells`` every evaluation but the last is told while it trains.
 
     A training that was killed goes on from its last checkpoint. Only the first of several ranks
     evaluates, saves and tracks.
@@ -83,12 +89,24 @@ def fit(
         names = config.track if places.live is not None and ranks.is_first else ()
         tracking = open_tracker(names, places.live or Path(), resume_at=trainer.steps_done)
         try:
-            _run(trainer, evaluator, progress, saved, _Curve(trainer, tracking))
+            tell = partial(_note, progress, label) if tells else None
+            _run(trainer, evaluator, progress, saved, _Curve(trainer, tracking), tell)
+        except KeyboardInterrupt:
+            if saved.is_quick:
+                saved.save_what_is_whole()
+            raise
         finally:
             tracking.close()
-    saved.save()
+    try:
+        saved.save()
+    except OSError as error:  # what it would protect is about to be published
+        progress.note(f"{label}: its last checkpoint could not be saved ({error})")
     trainer.finish()
     return trainer.history
+
+
+def _note(progress: Progress, label: str, message: str) -> None:
+    progress.note(f"{label}: {message}")
 
 
 def _run(
@@ -97,6 +115,7 @@ def _run(
     progress: Progress,
     saved: "_Saved",
     curve: "_Curve",
+    tell: Callable[[str], None] | None,
 ) -> None:
     def look() -> None:
         curve.look()
@@ -111,6 +130,11 @@ def _run(
                 accuracy = evaluator(trainer.measured, trainer.device)
                 trainer.history.evaluations.append((step, accuracy))
                 curve.evaluated(evaluator.name)
+                if tell is not None and step < end:
+                    tell(
+                        f"step {step:,}: loss {_recent(trainer.history, every):.4g}, top-1 "
+                        f"{100 * accuracy.top1:.1f} % on {evaluator.name}"
+                    )
             trainer.ranks.wait()
             evaluated = step
         if step == end:
@@ -118,10 +142,15 @@ def _run(
         goal = min((step // every + 1) * every, end)
         try:
             trainer.advance(goal - step, progress, look)
-        except FerkdError:
+        except (DataError, RetryError):  # not where it diverged
             saved.save_what_is_whole()
             raise
         curve.look()
+
+
+def _recent(history: History, steps: int) -> float:
+    """Mean loss of the last steps."""
+    return statistics.fmean(history.losses[-steps:])
 
 
 class _Saved:
@@ -133,16 +162,23 @@ class _Saved:
         self._checkpoints = None if minutes is None else checkpoints
         self._seconds = 60 * (minutes or 0)
         self._last = time.monotonic()
+        self._took = 0.0
+
+    @property
+    def is_quick(self) -> bool:
+        """Whether one who wants it to end at once can wait for a checkpoint, as far as is known."""
+        return self._took < _QUICK_SECONDS
 
     def take_up(self, progress: Progress, label: str) -> None:
         """Go on where an earlier process stopped."""
         if self._checkpoints is None:
             return
         state, ranks = self._checkpoints.load(), self._trainer.ranks
-        if ranks.told(state is not None) != (state is not None):
+        done = 0 if state is None else len(state["history"]["lrs"])
+        if ranks.told_number(done) != done:
             raise DataError(
-                "the first process has a checkpoint of this training that another one does not "
-                "see: put the project on a file system that all of them share"
+                "the processes of this training see different checkpoints: put the project on a "
+                "file system that all of them share"
             )
         if state is not None:
             self._trainer.load(state)
@@ -158,9 +194,11 @@ class _Saved:
 
     def save(self) -> None:
         """Save now, on the first rank."""
+        begun = time.monotonic()
         if self._checkpoints is not None and self._trainer.ranks.is_first:
             self._checkpoints.save(self._trainer.state())
         self._last = time.monotonic()
+        self._took = self._last - begun
 
     def save_what_is_whole(self) -> None:
         """Save after a failure between two steps, where this process alone can tell."""

@@ -15,6 +15,7 @@ from stages.shared.training.erase import erase
 from stages.shared.training.labels import LabelTensors
 from stages.shared.training.loader import TrainingBatch
 from stages.shared.training.mixing import Mix, mix_pixels
+from stages.shared.training.projection_loss import projection_probs
 from stages.shared.training.ranks import Ranks
 
 
@@ -84,6 +85,10 @@ class Preparation:
         return erase(normalise(pixels, self.spec.mean, self.spec.std), self.config, seed)
 
     def _labels(self, labels: LabelTensors, mix: Mix | None) -> LabelTensors:
+        if self.config.loss == "projection":
+            assert labels.dense is not None, "check_loss lets no other kind through"
+            probs = projection_probs(labels.dense, self.config.projection_temperature)
+            labels = replace(labels, dense=probs)
         if mix is None:
             return labels
         partners = mix.partners_on(labels.targets.device)

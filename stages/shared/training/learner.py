@@ -44,6 +44,7 @@ def learn(
     teacher: OnlineTeacher | None = None,
     ranks: Ranks | None = None,
     places: Places | None = None,
+    tells: bool = False,
 ) -> Learned:
     """Build the network that ``config`` names, train it on ``source`` and measure it.
 
@@ -72,6 +73,7 @@ def learn(
         label=label,
         ranks=ranks,
         places=places,
+        tells=tells,
     )
     return Learned(model, history)
 

@@ -137,7 +137,7 @@ class StepBatches(Dataset["TrainingBatch | FerkdError"]):
             spec: of the student.
             teacher_spec: of an online teacher.
             resize: where; `resize_place` chooses, auto is cpu here.
-            augment: RandAugment of the student's crops. A teacher of the same size sees it too.
+            augment: RandAugment of the student's crops. A teacher sees them as they were.
             seed: of RandAugment.
             part: (rank, number of ranks): which images of a step to read.
 
@@ -149,6 +149,7 @@ class StepBatches(Dataset["TrainingBatch | FerkdError"]):
         self._source = source
         self._plan = plan
         self._specs = pixel_sizes(spec, teacher_spec)
+        self._has_teacher = teacher_spec is not None
         self._on_device = resize == "device"
         self._augment = augment
         self._seed = seed
@@ -176,7 +177,9 @@ class StepBatches(Dataset["TrainingBatch | FerkdError"]):
         pixels = cut_crops(selection, self._reader, self._specs)
         if self._augment is not None:
             places = np.arange(len(pixels[0])) + self._part[0] * len(pixels[0])
-            pixels[0] = augmented(pixels[0], places, self._augment, self._seed, step)
+            seen = augmented(pixels[0], places, self._augment, self._seed, step)
+            # An online teacher is asked about the crops as they were.
+            pixels = [seen, *(pixels[1:] or pixels if self._has_teacher else [])]
         return _batch(pixels, labels)
 
     def __getitem__(self, step: int) -> TrainingBatch | FerkdError:

@@ -17,6 +17,9 @@ _MOST_AHEAD = 4  # batches a worker may be ahead
 _SHARED_MEMORY = Path("/dev/shm")
 _KERNEL_COUNTERS = Path("/proc/vmstat")
 
+LARGER = "make /dev/shm larger (docker run --shm-size), or lower num_workers or batch_size,"
+"""What to do where shared memory is short."""
+
 _SIGNS = ("can't allocate memory", "shared memory", "Cannot allocate memory")
 """Words of torch's errors about memory, which are RuntimeErrors like all others."""
 
@@ -45,6 +48,11 @@ def batches_ahead(batch_bytes: int, num_workers: int) -> int:
 def want_of_memory(error: Exception) -> RetryError | None:
     """Return what to tell of an error where it is about memory, else None."""
     if isinstance(error, MemoryError) or any(sign in str(error) for sign in _SIGNS):
+        if "shared memory" in str(error):
+            return RetryError(
+                f"there was no shared memory for a batch of images; {LARGER} and run the same "
+                "command again"
+            )
         return RetryError(
             f"there was no memory for a batch of images ({_first_line(error)}); lower num_workers "
             "or batch_size, or set resize to cpu, and run the same command again"

@@ -1,21 +1,32 @@
 """Items made by worker processes, in order: deaths of workers are told, and waiting is timed."""
 
+import errno
 import multiprocessing
 import multiprocessing.connection
+import multiprocessing.queues
+import os
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing.process import BaseProcess
 from typing import Any, Generic, TypeVar
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from stages.shared.training.loader_memory import batches_ahead, num_memory_kills
+from stages.shared.training.loader_memory import (
+    LARGER,
+    batches_ahead,
+    num_memory_kills,
+    want_of_memory,
+)
 from store.errors import FerkdError, RetryError
 
 T = TypeVar("T")
+
+_NO_SHARED_MEMORY, _NO_HANDLES = 71, 72
+"""Exit codes of workers that cannot hand an item over."""
 
 _AGAIN = "and run the same command again"
 
@@ -46,6 +57,7 @@ class Loading(Iterator[T], Generic[T]):
             collate_fn=_as_it_is,
             pin_memory=pin_memory,
             prefetch_factor=batches_ahead(item_bytes, num_workers) if num_workers else None,
+            worker_init_fn=_end_where_nothing_is_sent,
             generator=torch.Generator(),  # else it draws from the one that dropout uses
         )
         self._items: Iterator[Any] | None = None
@@ -80,7 +92,11 @@ class Loading(Iterator[T], Generic[T]):
         Now and not with a traceback that holds frames of this: workers that are left to the garbage
         collector take five seconds to stop.
         """
-        self._items = self._loader = None
+        items, self._items, self._loader = self._items, None, None
+        stop = getattr(items, "_shutdown_workers", None)
+        if stop is not None:
+            with suppress(RuntimeError):  # another one died: raised in __del__ it would be printed
+                stop()
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -116,7 +132,14 @@ class Loading(Iterator[T], Generic[T]):
             return iter(())
         self._memory_kills = num_memory_kills()
         before = set(multiprocessing.active_children())
-        items = iter(self._loader)
+        try:
+            items = iter(self._loader)
+        except OSError as error:
+            if error.errno != errno.ENOSPC or error.filename is not None:
+                raise
+            raise RetryError(
+                f"there is no shared memory for processes that load images; {LARGER} {_AGAIN}"
+            ) from None
         self._workers = [each for each in multiprocessing.active_children() if each not in before]
         return items
 
@@ -141,11 +164,10 @@ def _is_death(error: Exception) -> bool:
 def _describe(code: int | None, is_memory: bool) -> str:
     """What to say of a worker that ended with an exit code, or below 0 with a signal."""
     who = "a process that loads images"
-    if code == -signal.SIGBUS:
-        return (
-            f"{who} found no shared memory; make /dev/shm larger (docker run --shm-size), or lower "
-            f"num_workers or batch_size, {_AGAIN}"
-        )
+    if code in (-signal.SIGBUS, _NO_SHARED_MEMORY):
+        return f"{who} found no shared memory; {LARGER} {_AGAIN}"
+    if code == _NO_HANDLES:
+        return f"{who} has too many open files; raise `ulimit -n`, or lower num_workers, {_AGAIN}"
     if code == -signal.SIGKILL and is_memory:
         return (
             f"{who} was killed by the system for want of memory; lower num_workers or batch_size "
@@ -159,3 +181,20 @@ def _describe(code: int | None, is_memory: bool) -> str:
 
 def _as_it_is(item: Any) -> Any:
     return item
+
+
+def _end_where_nothing_is_sent(_: int) -> None:
+    """Let this worker die if its thread cannot send an item: else it is waited for for ever.
+
+    Items are made where their errors are caught, but small tensors get their shared memory, and all
+    their handles, from the thread that sends them.
+    """
+    multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(  # type: ignore[attr-defined]
+        _end_worker
+    )
+
+
+def _end_worker(error: Exception, _: object) -> None:
+    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+        os._exit(_NO_HANDLES)
+    os._exit(1 if want_of_memory(error) is None else _NO_SHARED_MEMORY)

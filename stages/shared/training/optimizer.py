@@ -3,7 +3,11 @@
 from typing import Any
 
 import torch
-from timm.optim import create_optimizer_v2, list_optimizers  # type: ignore[attr-defined]
+from timm.optim import (  # type: ignore[attr-defined]
+    create_optimizer_v2,
+    get_optimizer_info,
+    list_optimizers,
+)
 from torch import nn
 
 from stages.shared.training.optimizer_config import OptimizerConfig
@@ -26,6 +30,10 @@ def make_optimizer(module: nn.Module, config: OptimizerConfig) -> torch.optim.Op
         raise ParamsError(
             f"optimizer is {config.optimizer!r}, which timm does not have; allowed: "
             f"{', '.join(known)}"
+        )
+    if get_optimizer_info(config.optimizer.lower()).second_order:
+        raise ParamsError(
+            f"optimizer is {config.optimizer!r}, which needs second derivatives; choose another"
         )
     if config.layer_decay is not None and not hasattr(module, "group_matcher"):
         raise ParamsError(

@@ -7,6 +7,10 @@ from pydantic import Field
 
 ScheduleName = Literal["cosine", "serrated", "step", "one_cycle", "constant"]
 
+MOST_STEPS = 10**9
+MOST_EPOCHS = 1_000_000
+"""Far above what anybody trains, and small enough to be counted with."""
+
 
 class OptimizerConfig(pydantic.BaseModel):
     """How a step's gradient moves the weights, and how fast."""
@@ -19,10 +23,10 @@ class OptimizerConfig(pydantic.BaseModel):
     """An optimizer by timm's name; `python -c "import timm; print(timm.optim.list_optimizers())"`
     lists them. In timm sgd means Nesterov momentum; plain momentum is called momentum."""
 
-    lr: float = Field(gt=0)
+    lr: float = Field(gt=0, le=1e6)
     """Highest learning rate."""
 
-    weight_decay: float = Field(default=0.05, ge=0)
+    weight_decay: float = Field(default=0.05, ge=0, le=1e6)
     """Weight decay; biases and normalisation layers have none."""
 
     momentum: float = Field(default=0.9, ge=0, lt=1)
@@ -31,7 +35,7 @@ class OptimizerConfig(pydantic.BaseModel):
     betas: tuple[float, float] | None = None
     """Adam's betas; none: the optimizer's own."""
 
-    eps: float | None = Field(default=None, gt=0)
+    eps: float | None = Field(default=None, gt=0, le=1e6)
     """The optimizer's epsilon; none: the optimizer's own."""
 
     schedule: ScheduleName = "cosine"
@@ -48,16 +52,16 @@ class OptimizerConfig(pydantic.BaseModel):
     final_lr: float = Field(default=0.0, ge=0)
     """For schedule cosine: where it ends."""
 
-    warmup_steps: int | None = Field(default=None, ge=0)
+    warmup_steps: int | None = Field(default=None, ge=0, le=MOST_STEPS)
     """Length of the linear rise at the start in steps; give this, warmup_epochs or neither."""
 
-    warmup_epochs: float | None = Field(default=None, ge=0)
+    warmup_epochs: float | None = Field(default=None, ge=0, le=MOST_EPOCHS)
     """Length of the linear rise at the start in epochs."""
 
-    warmup_lr: float = Field(default=1e-5, ge=0)
+    warmup_lr: float = Field(default=1e-5, ge=0, le=1e6)
     """Learning rate at step 0 of the rise."""
 
-    clip_grad: float | None = Field(default=None, gt=0)
+    clip_grad: float | None = Field(default=None, gt=0, le=1e12)
     """Largest norm of the gradient; none: not clipped."""
 
     layer_decay: float | None = Field(default=None, gt=0, le=1)
@@ -74,6 +78,8 @@ class OptimizerConfig(pydantic.BaseModel):
             raise ValueError("both are given, allowed: one of warmup_steps and warmup_epochs")
         if self.final_lr > self.lr:
             raise ValueError(f"final_lr is {self.final_lr}, allowed: at most lr ({self.lr})")
+        if self.betas is not None and not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas is {list(self.betas)}, allowed: two numbers, 0 <= beta < 1")
         if self.schedule == "step" and not self.decay_at:
             raise ValueError("decay_at is empty, allowed with schedule step: shares of the run")
         if self.schedule != "step" and self.decay_at:

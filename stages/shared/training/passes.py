@@ -5,6 +5,7 @@ N images, B crops a step, m crops an image. Plain Python: parameters are checked
 A pass gives every image m crops and counts as m epochs. The images of a run of equal passes are one
 endless line, cut into steps across passes, so no crop is dropped. Where m changes, a step that is
 not yet full is filled up from the pass that would have come next; the new passes begin with a step.
+(The few images that fill it are shown their next crops once more when their turn comes.)
 """
 
 import bisect

@@ -12,14 +12,21 @@ import torch
 import torch.nn.functional as F
 
 
-def projection_loss(
-    student: torch.Tensor, teacher: torch.Tensor, temperature: float
-) -> torch.Tensor:
-    """Mean cross-entropy (scalar) of the student's outputs (B, D) with the teacher's (B, D).
+def projection_probs(teacher: torch.Tensor, temperature: float) -> torch.Tensor:
+    """Return softmax(t / tau) (B, D) of the teacher's outputs (B, D), without gradient.
 
-    Computed in float32, or in float64 where the student's outputs are; the teacher's get no
-    gradient. The gradient by the student's outputs sums to 0 over the outputs.
+    Crops that are mixed have these mixed: cross-entropy is linear in them, so the loss is
+    lambda L_a + (1 - lambda) L_b. Mixed outputs would be another label.
+    """
+    dtype = torch.promote_types(teacher.dtype, torch.float32)
+    return (teacher.detach().to(dtype) / temperature).softmax(dim=1)
+
+
+def projection_loss(student: torch.Tensor, probs: torch.Tensor, temperature: float) -> torch.Tensor:
+    """Mean cross-entropy (scalar) of the student's outputs (B, D) with `projection_probs` (B, D).
+
+    Computed in float32, or in float64 where the student's outputs are. The gradient by the
+    student's outputs sums to 0 over the outputs.
     """
     dtype = torch.promote_types(student.dtype, torch.float32)
-    probs = (teacher.detach().to(dtype) / temperature).softmax(dim=1)
-    return F.cross_entropy(student.to(dtype) / temperature, probs)
+    return F.cross_entropy(student.to(dtype) / temperature, probs.to(dtype))

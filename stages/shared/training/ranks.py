@@ -7,12 +7,16 @@ gradient is the mean over all of them. Started alone, R is 1 and nothing here do
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 from accelerate import PartialState
 from torch import distributed
 
 from stages.shared import devices, processes
+
+_TIMEOUT = timedelta(days=1)
+"""Others wait while the first builds a view or evaluates, and torchrun ends them if one dies."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +41,7 @@ class Ranks:
         if processes.count() == 1:
             return cls()
         kind = devices.choose(device, key).type
-        state = PartialState(cpu=kind == "cpu")
+        state = PartialState(cpu=kind == "cpu", timeout=_TIMEOUT)
         return cls(
             state.process_index, state.num_processes, state.local_process_index, state.device
         )
@@ -71,11 +75,15 @@ class Ranks:
 
     def told(self, word: bool) -> bool:
         """Return what the first rank says; the others' ``word`` does not matter. All must ask."""
+        return bool(self.told_number(int(word)))
+
+    def told_number(self, number: int) -> int:
+        """Return the first rank's ``number``, as `told` does."""
         if self.count == 1:
-            return word
-        said = torch.tensor(int(word), device=self.device)
+            return number
+        said = torch.tensor(number, device=self.device)
         distributed.broadcast(said, 0)
-        return bool(said)
+        return int(said)
 
     def wait(self) -> None:
         """Wait until all ranks are here."""

@@ -6,11 +6,12 @@ Nothing leaves the machine, and neither Git nor DVC is asked or changed: only fi
 import csv
 import json
 import math
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from store.atomic import write_bytes
+from store.atomic import named_in_errors, write_bytes
 from store.errors import ParamsError
 
 _DVC_YAML = b"""\
@@ -32,8 +33,9 @@ class _Tracker(Protocol):
 class Tracking:
     """Where a run's numbers are written as it goes; nowhere, if nothing is tracked."""
 
-    def __init__(self, trackers: Sequence[_Tracker]) -> None:
+    def __init__(self, trackers: Sequence[_Tracker], folder: Path) -> None:
         self._trackers = trackers
+        self._folder = folder
 
     def log(self, step: int, numbers: Mapping[str, float]) -> None:
         """Write numbers of a step, counted in steps done, under names such as train/loss.
@@ -42,12 +44,14 @@ class Tracking:
         the very step of a checkpoint may be logged before it or, after a kill, again.
         """
         for tracker in self._trackers:
-            tracker.log(step, numbers)
+            with named_in_errors(self._folder):
+                tracker.log(step, numbers)
 
     def close(self) -> None:
         """End all files; call it once, whether the run went well or not."""
         for tracker in self._trackers:
-            tracker.close()
+            with named_in_errors(self._folder):
+                tracker.close()
 
 
 def open_tracker(names: Sequence[str], folder: Path, *, resume_at: int) -> Tracking:
@@ -68,9 +72,9 @@ def open_tracker(names: Sequence[str], folder: Path, *, resume_at: int) -> Track
         raise ParamsError(f"track names {unknown[0]!r}, allowed: {', '.join(_KINDS)}")
     # All libraries first: one that lacks must not cost what the other's files hold.
     libraries = {name: _library(name) for name in dict.fromkeys(names)}
-    return Tracking(
-        [_KINDS[name](library, folder, resume_at) for name, library in libraries.items()]
-    )
+    with named_in_errors(folder):
+        trackers = [_KINDS[name](library, folder, resume_at) for name, library in libraries.items()]
+    return Tracking(trackers, folder)
 
 
 def _library(name: str) -> Any:
@@ -81,6 +85,7 @@ def _library(name: str) -> Any:
             return dvclive
         import torch.utils.tensorboard as tensorboard
 
+        _silence_threads()
         return tensorboard
     except ImportError:
         extra = {"dvclive": "dvc"}.get(name, name)
@@ -88,6 +93,18 @@ def _library(name: str) -> Any:
             f"track names {name}, which is not installed: pip install 'ferkd-pipeline[{extra}]', "
             "or take it out of track"
         ) from None
+
+
+def _silence_threads() -> None:
+    """Print no traceback where TensorBoard's thread finds a full disk: its next call raises it."""
+    before = threading.excepthook
+
+    def hook(args: threading.ExceptHookArgs) -> None:
+        is_theirs = type(args.thread).__module__.startswith("tensorboard.")
+        if not (is_theirs and issubclass(args.exc_type, OSError)):
+            before(args)
+
+    threading.excepthook = hook
 
 
 class _Dvclive:

@@ -18,7 +18,7 @@ from timm.utils import ModelEmaV3  # type: ignore[attr-defined]
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from stages.shared import models
+from stages.shared import models, stopping
 from stages.shared.contract import Progress
 from stages.shared.model_config import PixelSpec
 from stages.shared.training.acceleration import make_accelerator, place
@@ -153,8 +153,10 @@ class Trainer:
         start = time.perf_counter()
         for _ in range(num_steps):
             began = time.perf_counter()
-            self._take(self._next_batch())
-            self.history.step_seconds.append(time.perf_counter() - began)
+            batch = self._next_batch()
+            with stopping.finish_first():  # between two steps, its state can be saved
+                self._take(batch)
+                self.history.step_seconds.append(time.perf_counter() - began)
             progress.advance()
             if self.device.type == "cpu" or len(self._unread) >= _CHECK_EVERY:
                 self._read_losses()
@@ -248,7 +250,7 @@ class Trainer:
                 dense = self._teacher.probabilities(part.teacher_pixels, temperature)
             labels = replace(labels, dense=dense)
         if config.loss == "projection":
-            assert labels.dense is not None, "check_loss lets no other kind through"
+            assert labels.dense is not None
             return projection_loss(logits, labels.dense, config.projection_temperature)
         return distillation_loss(
             logits,

@@ -193,6 +193,7 @@ def test_a_lease_of_another_machine_counts_while_its_heart_beats(own: SmallStore
     ]
     beat = time.time() - lock.STALE_SECONDS - 1
     path.write_text(json.dumps({"host": "elsewhere", "pid": 1, "beat": beat}))
+    os.utime(path, (beat, beat))
     assert kinds(collect.find(own.layout)) == ["lease"]
 
 
@@ -201,6 +202,7 @@ def test_a_number_that_was_given_to_another_process_does_not_count(own: SmallSto
     beat = time.time() - lock.STALE_SECONDS - 1
     lease = {"host": socket.gethostname(), "pid": os.getpid(), "beat": beat}
     path.write_text(json.dumps(lease))
+    os.utime(path, (beat, beat))
     found = collect.find(own.layout)
     assert kinds(found) == ["lease"] and found.writers == []
     delete(own, found)
@@ -217,11 +219,14 @@ def test_a_lock_that_is_held_counts_though_its_heart_stopped(own: SmallStore) ->
         beat = time.time() - lock.STALE_SECONDS - 1
         lease = {"host": socket.gethostname(), "pid": process.pid, "beat": beat}
         path.with_suffix(".lease").write_text(json.dumps(lease))
+        os.utime(path.with_suffix(".lease"), (beat, beat))
         assert len(collect.find(own.layout).writers) == 1
         path.with_suffix(".lease").write_text(json.dumps({**lease, "host": "elsewhere"}))
+        os.utime(path.with_suffix(".lease"), (beat, beat))
         assert len(collect.find(own.layout).writers) == 1
     with lock.hold(path):
         path.with_suffix(".lease").write_text(json.dumps({**lease, "pid": os.getpid()}))
+        os.utime(path.with_suffix(".lease"), (beat, beat))
         assert len(collect.find(own.layout).writers) == 1
         assert lock.is_held(path)
     assert not lock.is_held(path)
