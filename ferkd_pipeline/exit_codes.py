@@ -43,6 +43,7 @@ _DISK = {
     errno.EROFS: "the file system is read-only: make it writable or choose another folder",
     errno.EACCES: "permission denied: check who owns it and who may write there",
     errno.EPERM: "not permitted: check who owns it and who may write there",
+    errno.ENAMETOOLONG: "too long a path or name: choose a shorter one",
     errno.EISDIR: "is a folder where a file should be: move it away, then run again",
     errno.ENOTDIR: "a file lies where a folder should be: move it away, then run again",
     errno.EFBIG: "larger than a file may be here: raise `ulimit -f`, or use another file system",
@@ -107,7 +108,8 @@ def _is_of_disk(error: OSError) -> bool:
 
 def _os_error(error: OSError) -> str:
     what = _DISK.get(error.errno or 0) or error.strerror or str(error) or type(error).__name__
-    places = [str(name) for name in (error.filename, error.filename2) if name is not None]
+    # Cut: a path that is too long is one of the things that can be wrong.
+    places = [str(name)[:300] for name in (error.filename, error.filename2) if name is not None]
     if error.errno in TRANSIENT_ERRNOS and error.errno not in _DISK:
         what = f"{what}: {_TRANSIENT}"
     elif error.errno == errno.ENOENT and places:

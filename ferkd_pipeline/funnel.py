@@ -47,7 +47,7 @@ def _run(arguments: Sequence[str], debug: bool, asked: stopping.Asked) -> int:
             error = BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
         cause = error if asked.by is None else asked.by()
         if asked.by is not None:
-            stopping.end_workers()
+            _leave()
         if isinstance(cause, BrokenPipeError) and _is_unread():
             _silence()
             return exit_codes.UNREAD
@@ -81,9 +81,14 @@ def _open_closed_streams() -> None:
 
 
 def _check_printable(arguments: Sequence[str]) -> None:
-    """Refuse an argument that would break the line in which a message names it."""
-    for argument in arguments:
-        if any(ord(letter) < 32 or ord(letter) == 127 for letter in argument):
+    """Refuse an argument that would break the line in which a message names it.
+
+    YAML on the command line (`calibrate preview --try`) may have line breaks and tabs.
+    """
+    for before, argument in zip(("", *arguments), arguments, strict=False):
+        is_yaml = before == "--try" or argument.startswith("--try=")
+        text = argument.translate({9: None, 10: None}) if is_yaml else argument
+        if any(ord(letter) < 32 or ord(letter) == 127 for letter in text):
             raise click.UsageError(f"the argument {argument!r} has control characters in it")
 
 
@@ -116,10 +121,18 @@ def _silence() -> None:
         os.close(nowhere)
 
 
+def _leave() -> None:
+    """Take away what tells others that this process is at work."""
+    stopping.end_workers()
+    if lock := sys.modules.get("store.lock"):
+        lock.give_back_leases()
+
+
 def _left_late(by: type[KeyboardInterrupt]) -> int:
     """Tell of a stop that the command did not heed in time."""
     with contextlib.suppress(OSError):
         _tell(by())
+    _leave()
     return exit_codes.exit_code(by())
 
 

@@ -40,16 +40,17 @@ def lines(
 def unknown_calibrations(sections: Mapping[str, Any]) -> list[str]:
     """Return a line for each calibration that is asked for and not named in `calibrate`."""
     names = tuple(sections["calibrate"].root)
-    problems = [
-        f"calibrate.{name}: this name is one of compare's arms; choose another"
-        for name in names
-        if name in BUILT_IN_ARMS
-    ]
+    problems = []
     train, compare = sections.get("train"), sections.get("compare")
     if train is not None and train.calibration not in (None, *names):
         allowed = (*names, "null")
         problems.append(_no_calibration("train.calibration", train.calibration, allowed))
     if compare is not None:
+        problems += [
+            f"calibrate.{name}: compare.arms has this name for an arm of its own; choose another"
+            for name in names
+            if name in BUILT_IN_ARMS and name in compare.arms
+        ]
         allowed = (*BUILT_IN_ARMS, *names)
         problems += [
             _no_calibration(f"compare.arms[{place}]", arm, allowed)

@@ -55,6 +55,7 @@ class _Held:
 
 _held: dict[str, _Held] = {}
 """Locks of this process: `fcntl.lockf` lets a process take its own lock twice."""
+_leases: dict[Path, _Held] = {}
 _guard = threading.Lock()
 
 
@@ -212,6 +213,7 @@ def _leased(path: Path, held: _Held, has_lock: bool) -> Iterator[None]:
                 write_bytes(lease, _lease_bytes(held))
 
     heart = threading.Thread(target=beat, name="lease", daemon=True)
+    _leases[lease] = held
     try:
         _take(path, held, has_lock)
         heart.start()
@@ -220,9 +222,24 @@ def _leased(path: Path, held: _Held, has_lock: bool) -> Iterator[None]:
         stop.set()
         if heart.ident is not None:
             heart.join()
-        found = read_lease(lease)
-        if found is not None and found.token == held.token:
-            lease.unlink(missing_ok=True)
+        _give_back(lease)
+
+
+def give_back_leases() -> None:
+    """Delete the leases that this process still has: a signal may come while they are deleted.
+
+    Only for a process that is about to end.
+    """
+    for lease in list(_leases):
+        with suppress(OSError):
+            _give_back(lease)
+
+
+def _give_back(lease: Path) -> None:
+    found, held = read_lease(lease), _leases.get(lease)
+    if found is not None and held is not None and found.token == held.token:
+        lease.unlink(missing_ok=True)
+    _leases.pop(lease, None)
 
 
 def _take(path: Path, held: _Held, has_lock: bool) -> None:

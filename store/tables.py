@@ -64,9 +64,11 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
         DataError: the file is missing, damaged, not as recorded, or of a newer format version.
     """
     check_file(path)
-    with damage_is_told(path):
+    # Opened once: by its name, pyarrow opens it again and again, and a writer may replace it between
+    # the footer and the pages. The rows of both together are neither's.
+    with damage_is_told(path), pa.OSFile(str(path)) as file:
         table = pq.read_table(
-            path,
+            file,
             columns=None if columns is None else list(columns),
             page_checksum_verification=True,
             partitioning=None,

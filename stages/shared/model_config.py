@@ -100,7 +100,7 @@ class ModelConfig(pydantic.BaseModel):
     @pydantic.field_validator("input_size", mode="before")
     @classmethod
     def _square(cls, value: object) -> object:
-        if isinstance(value, int) and not isinstance(value, bool):
+        if isinstance(value, int):
             return (value, value)
         return tuple(value) if isinstance(value, list) else value  # strict: no list for a tuple
 

@@ -21,6 +21,9 @@ LEAVING_SECONDS = 4.0
 """Then the process ends as it is: what lies on disk is whole at any moment."""
 
 
+_AGAIN_SECONDS = 0.05
+
+
 class Interrupted(KeyboardInterrupt):
     """SIGINT came: Ctrl-C."""
 
@@ -99,12 +102,23 @@ def _handled(numbers: list[signal.Signals], asked: Asked) -> Iterator[None]:
         if not (is_first and _finishing):
             raise asked.by
 
+    def again(args: Any) -> None:
+        # Raised where nobody can catch it, such as in what fork calls: raise it elsewhere.
+        if not isinstance(args.exc_value, Interrupted | Terminated):
+            hook(args)
+            return
+        number = next(each for each, kind in _ERRORS.items() if kind is args.exc_type)
+        target = threading.main_thread().ident or 0
+        threading.Timer(_AGAIN_SECONDS, signal.pthread_kill, (target, number)).start()
+
     before, _now = _now, asked
+    hook, sys.unraisablehook = sys.unraisablehook, again
     for number in numbers:
         signal.signal(number, note)
     try:
         yield
     finally:
+        sys.unraisablehook = hook
         for number in numbers:
             signal.signal(number, _DEFAULTS[number])
         _now = before
@@ -139,9 +153,7 @@ def _watch(
     if not asked._over.wait(STEP_SECONDS) and _finishing:
         signal.pthread_kill(threading.main_thread().ident or 0, number)
     if not asked._over.wait(LEAVING_SECONDS - STEP_SECONDS):
-        code = on_late(asked.by or _ERRORS[number])
-        end_workers()
-        os._exit(code)
+        os._exit(on_late(asked.by or _ERRORS[number]))
 
 
 def _wait(reader: socket.socket) -> int | None:
@@ -158,6 +170,8 @@ def end_workers() -> None:
     found = sys.modules.get("multiprocessing")
     if found is None:
         return
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch would raise their deaths
     for worker in found.active_children():
         worker.kill()
 

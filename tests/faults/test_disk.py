@@ -12,6 +12,7 @@ import os
 import random
 import resource
 import shutil
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -29,6 +30,7 @@ from stages.shared import find_images
 from stages.shared.model_config import ModelConfig
 from stages.shared.models import build
 from stages.shared.pretrained import with_pretrained
+from stages.shared.training import tracking
 from store.errors import FerkdError, RetryError
 from tests.faults.disks import Disk, bind, command, make_read_only, unmount, with_own_mounts
 from tests.faults.soak import rounds
@@ -357,6 +359,27 @@ def test_shared_memory_view_and_temporary_folder_without_room(
     with_own_mounts(body)
 
 
+def test_full_while_numbers_are_tracked_and_checkpoints_saved(
+    finished: Project, tmp_path: Path
+) -> None:
+    """Libraries have errors, and threads, of their own there."""
+
+    def body() -> None:
+        disk = Disk(tmp_path / "disk")
+        os.chdir(copy_project(finished, tmp_path / "disk/project").folder)
+        shutil.rmtree("metrics/live")
+        assert command("stage", "train", "--force").code == 0
+        for pages, place in ((3, "metrics/live/train"), (20, ".ferkd/work/train/")):
+            shutil.rmtree("metrics/live")
+            disk.leave_free(pages * 4096)
+            ended = command("stage", "train", "--force")
+            assert ended.code == 1, ended.told
+            assert ended.line.startswith(place) and "the disk is full: free" in ended.line
+            disk.grow()
+
+    with_own_mounts(body)
+
+
 COMMANDS = (
     (("record", "sample"), "labels"),
     (("store", "export", "out/labels.parquet"), "out"),
@@ -367,6 +390,27 @@ COMMANDS = (
     (("export", "out/student.safetensors"), "out"),
 )
 """Commands besides stages that write, and the folder that they write to."""
+
+
+def test_tensorboards_thread_prints_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It meets the full disk first, now and then; the next call of ours is told of it."""
+    told: list[str] = []
+    monkeypatch.setattr(threading, "excepthook", lambda given: told.append(given.thread.name))
+    tracking._library("tensorboard")
+
+    class Theirs(threading.Thread):
+        __module__ = "tensorboard.summary"
+
+        def run(self) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    class Other(Theirs):
+        __module__ = "stages"
+
+    for thread in (Theirs(name="theirs"), Other(name="other")):
+        thread.start()
+        thread.join()
+    assert told == ["other"]
 
 
 def files_in(folder: Path) -> list[Path]:

@@ -168,7 +168,7 @@ def test_unreadable_files_are_told(own: SmallStore) -> None:
         path.unlink()
         path.mkdir()
     found = kinds(own)
-    assert (f"crops/_{STEM}.json", "cannot be read (Is a directory)") in found
+    assert (f"crops/_{STEM}.json", "damaged entry: is not a file") in found
     assert any(name == f"soft/{STEM}.parquet" for name, _ in found)
 
 
