@@ -64,8 +64,8 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
         DataError: the file is missing, damaged, not as recorded, or of a newer format version.
     """
     check_file(path)
-    # Opened once: by its name, pyarrow opens it again and again, and a writer may replace it between
-    # the footer and the pages. The rows of both together are neither's.
+    # Opened once: by its name, pyarrow opens it more than once, and a writer may replace it between
+    # footer and pages. Rows of the two together are neither's.
     with damage_is_told(path), pa.OSFile(str(path)) as file:
         table = pq.read_table(
             file,
