@@ -23,7 +23,8 @@ Or run one stage by hand, or on a cluster:
   ferkd-pipeline stage infer --shard 3
 
 Exit codes: 0 done, 1 failed, 2 wrong parameters, 3 data damaged or not matching, 42 a shard that
-cannot succeed, 75 try again, 130 interrupted. --debug, anywhere on the line, shows tracebacks.
+cannot succeed, 75 try again, 130 interrupted, 143 told to end. --debug, anywhere on the line, shows
+tracebacks.
 """
 
 
