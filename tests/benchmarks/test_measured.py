@@ -1,3 +1,4 @@
+import gc
 import time
 
 import numpy as np
@@ -76,13 +77,14 @@ def test_the_best_round_counts_and_tasks_take_turns() -> None:
 
 
 def test_memory_that_was_written_is_seen() -> None:
+    gc.collect()  # what earlier tests left must not go away in between
     before = measure.private_dirty_mb()
     with measure.AnonymousPeak() as peak:
-        block = np.ones(8_000_000)
-        assert measure.private_dirty_mb() - before > 50
+        block = np.ones(32_000_000)
+        assert measure.private_dirty_mb() - before > 150
         time.sleep(0.1)
         del block
-    assert peak.mb > 60
+    assert peak.mb > 200
 
 
 def test_every_format_is_asked_for_the_same_crops() -> None:
