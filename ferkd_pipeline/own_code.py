@@ -17,18 +17,19 @@ def check(folder: Path, params: Params | None) -> None:
         DataError: names the function; or the card cannot be read.
     """
     sections = () if params is None else params.sections.values()
-    check_code(folder, {model.name for section in sections for model in _models(section)})
+    check_code(folder, {model.name for section in sections for model in networks(section)})
 
 
-def _models(value: object) -> Iterator[ModelConfig]:
+def networks(value: object) -> Iterator[ModelConfig]:
+    """Every network that a section of params.yaml names, however deep."""
     if isinstance(value, ModelConfig):
         yield value
     elif isinstance(value, pydantic.BaseModel):
         for name in type(value).model_fields:
-            yield from _models(getattr(value, name))
+            yield from networks(getattr(value, name))
     elif isinstance(value, dict):
         for each in value.values():
-            yield from _models(each)
+            yield from networks(each)
     elif isinstance(value, list | tuple):
         for each in value:
-            yield from _models(each)
+            yield from networks(each)

@@ -1,6 +1,6 @@
 """Train a classifier on the student's frozen features, and publish both as a model folder."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from stages.linear.config import Config
@@ -10,8 +10,9 @@ from stages.shared.contract import Progress, Report
 from stages.shared.fresh_crops import fresh_crops
 from stages.shared.model_config import ModelConfig
 from stages.shared.training.evaluation import Evaluator, read_class_folder
-from stages.shared.training.fit import Places, fit
+from stages.shared.training.fit import fit
 from stages.shared.training.learner import Learned, save, sentence, waited, write_metrics
+from stages.shared.training.learner import Outputs as Outputs
 from store.images import ImageTable
 
 REVISION = 1
@@ -29,17 +30,6 @@ class Inputs:
     """Folder that the table's paths are relative to."""
     evaluation: Path | None = None
     """Folder of class folders to measure on; `Config.evaluation`."""
-
-
-@dataclass(frozen=True, slots=True)
-class Outputs:
-    """Where the results go; each appears when it is complete."""
-
-    model: Path
-    """Model folder, such as ``models/linear``."""
-    metrics: Path
-    """Folder for ``summary.json`` and ``curve.csv``, such as ``metrics/linear``."""
-    places: Places = field(default_factory=Places)
 
 
 def run(config: Config, inputs: Inputs, output: Outputs, progress: Progress) -> Report:

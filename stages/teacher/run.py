@@ -1,12 +1,12 @@
 """Train the teacher on the ground truth and publish it as a model folder."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from stages.shared.contract import Progress, Report
 from stages.shared.fresh_crops import fresh_crops
 from stages.shared.training.evaluation import read_class_folder
-from stages.shared.training.fit import Places
+from stages.shared.training.learner import Outputs as Outputs
 from stages.shared.training.learner import learn, save, sentence, waited, write_metrics
 from stages.shared.training.ranks import Ranks
 from stages.teacher.config import Config
@@ -25,17 +25,6 @@ class Inputs:
     """Folder that the table's paths are relative to."""
     evaluation: Path | None = None
     """Folder of class folders to measure on; `Config.evaluation`."""
-
-
-@dataclass(frozen=True, slots=True)
-class Outputs:
-    """Where the results go; each appears when it is complete."""
-
-    model: Path
-    """Model folder, such as ``models/teacher``."""
-    metrics: Path
-    """Folder for ``summary.json`` and ``curve.csv``, such as ``metrics/teacher``."""
-    places: Places = field(default_factory=Places)
 
 
 def run(

@@ -10,8 +10,8 @@ from stages.shared.fresh_crops import fresh_crops
 from stages.shared.training.batches import CropSource, CropView, Labels, StoredCrops
 from stages.shared.training.checks import check_classes, check_loss, check_temperature
 from stages.shared.training.evaluation import EvaluationSet, read_class_folder
-from stages.shared.training.fit import Places
 from stages.shared.training.learner import Learned, learn, save, sentence, waited, write_metrics
+from stages.shared.training.learner import Outputs as Outputs
 from stages.shared.training.online_teacher import OnlineTeacher
 from stages.shared.training.ranks import Ranks
 from stages.train.config import Config
@@ -40,17 +40,6 @@ class Inputs:
     where these changed, the metrics differ even if the student is as good."""
     labels_made_from: Json = None
     """The lineage of the labels, for the student's card."""
-
-
-@dataclass(frozen=True, slots=True)
-class Outputs:
-    """Where the results go; each appears when it is complete."""
-
-    model: Path
-    """Model folder, such as ``models/student``."""
-    metrics: Path
-    """Folder for ``summary.json`` and ``curve.csv``, such as ``metrics/train``."""
-    places: Places = field(default_factory=Places)
 
 
 def run(

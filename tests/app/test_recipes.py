@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pydantic
 import pytest
 import timm
 import torch
@@ -23,6 +22,7 @@ from torch import nn
 
 from ferkd_pipeline import cli, params, recipes, scaffold, stage_table
 from ferkd_pipeline.commands.root import root
+from ferkd_pipeline.own_code import networks
 from stages.linear.config import Config as LinearConfig
 from stages.score.config import Config as ScoreConfig
 from stages.shared import models
@@ -110,21 +110,6 @@ def values_of(name: str) -> params.Params:
 
 def section(name: str, stage: str) -> Any:
     return values_of(name).section(stage)
-
-
-def networks(value: object) -> Iterator[ModelConfig]:
-    """Every network that a section names, however deep."""
-    if isinstance(value, ModelConfig):
-        yield value
-    elif isinstance(value, pydantic.BaseModel):
-        for field in type(value).model_fields:
-            yield from networks(getattr(value, field))
-    elif isinstance(value, dict):
-        for each in value.values():
-            yield from networks(each)
-    elif isinstance(value, tuple):
-        for each in value:
-            yield from networks(each)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -109,7 +109,7 @@ def test_damaged_anywhere_it_is_what_pillow_shows(name: str) -> None:
                 continue
         try:
             shown = by_pillow(data)
-        except Exception:
+        except Exception:  # Pillow raises whatever its readers meet; both must refuse, see below
             found["refused"] += 1
         if shown is None or pixels is None:
             assert pixels is None, f"{name} {number}: read, but Pillow refuses it"

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from stages.shared import models
@@ -32,6 +32,18 @@ class Learned:
     def num_parameters(self) -> int:
         """Trainable numbers in the network."""
         return sum(part.numel() for part in self.model.module.parameters())
+
+
+@dataclass(frozen=True, slots=True)
+class Outputs:
+    """Where the results of a training go; each appears when it is complete."""
+
+    model: Path
+    """Model folder, such as ``models/student``."""
+    metrics: Path
+    """Folder for ``summary.json`` and ``curve.csv``, such as ``metrics/train``."""
+    places: Places = field(default_factory=Places)
+    """Where it leaves what only it needs while it is unfinished."""
 
 
 def learn(
