@@ -5,6 +5,7 @@ Paths in it are relative, as in a user's params.yaml, so tests work inside its f
 
 import contextlib
 import json
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,9 @@ from store.entries import Entry, find_entry
 from store.layout import Layout, part_name
 
 torch.set_num_threads(1)  # a child of fork cannot use OpenMP threads that its parent had
+# PyTorch makes its thread pool anew in a child of fork; two threads that ask for it first, at once,
+# end with "Invalid thread pool!". So it is made before there are threads.
+os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
 
 CLASSES = ("ant", "bee", "cat", "dog", "elk")
 NUM_IMAGES = 25
