@@ -352,8 +352,11 @@ class Cramped(StoredCrops):
 def test_a_worker_without_memory_says_so(view: View) -> None:
     huge = replace(SPEC, size=(9000, 9000))
     made = StepBatches(Cramped(view, seed=0), plan_of(12, 6, 0), huge)
+    before = set(Path("/dev/shm").glob("torch_*"))
     with ends_soon(), pytest.raises(RetryError, match="no memory for a batch of images"):
         list(iterate_steps(made, 0, 1, num_workers=1))
+    left = set(Path("/dev/shm").glob("torch_*")) - before
+    assert not any(file.stat().st_size > 2**30 for file in left), "others' files are small"
 
 
 class InWorker(Dataset["bool | RetryError"]):

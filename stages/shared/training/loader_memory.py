@@ -1,6 +1,7 @@
 """Memory for batches: where it comes from, how much may wait, and what to say when it runs out."""
 
 import math
+import mmap
 import shutil
 from pathlib import Path
 
@@ -32,8 +33,14 @@ def new_bytes(shape: tuple[int, ...]) -> torch.Tensor:
     """
     if get_worker_info() is None:
         return torch.from_numpy(np.empty(shape, np.uint8))
+    size = math.prod(shape)
+    # torch makes the file in /dev/shm first: where it then finds no address space, the file stays.
+    try:
+        mmap.mmap(-1, max(1, size)).close()
+    except OSError as error:
+        raise MemoryError(f"no {size:,} bytes of address space") from error
     # As torch's own collation does.
-    storage = torch.UntypedStorage._new_shared(math.prod(shape))  # type: ignore[no-untyped-call]
+    storage = torch.UntypedStorage._new_shared(size)  # type: ignore[no-untyped-call]
     return torch.empty(0, dtype=torch.uint8).set_(storage).view(shape)
 
 
