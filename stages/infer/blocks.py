@@ -1,37 +1,62 @@
 """One shard's predictions, made block by block in a work folder that survives a kill.
 
-Shapes: N images of a block, M crops an image.
+Shapes: N images of a block, M crops an image, P crops of a block that are to be labelled.
 """
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
+from stages.infer.background import Background
+from stages.infer.clock import Clock, NoClock
 from stages.infer.config import Config
-from stages.infer.core import Arrays, crop_keys
-from stages.infer.feed import CropFeed
-from stages.infer.forward import Labeller, PixelKey, pixel_key
+from stages.infer.core import IDENTITY, Arrays, crop_keys
+from stages.infer.feed import CropList, Crops
+from stages.infer.forward import Labelled, Labeller
 from stages.infer.inputs import Inputs
 from stages.infer.reuse import Donors
+from stages.infer.unfinished import Unfinished
 from stages.shared.contract import Json, Progress
 from store.arrays import ArrayWriter
 from store.atomic import rename
 from store.errors import ShardError
 from store.parts import PartWriter
 
-Feeds = dict[PixelKey, CropFeed]
+
+@dataclass(slots=True)
+class _Block:
+    """A block that is being labelled."""
+
+    number: int
+    values: Arrays
+    """(N, M, ..) by array."""
+    wanted: NDArray[np.int64]
+    """(P, 2): image row of the block and crop, of what is not copied from elsewhere."""
+    num_done: int = 0
+    """Crops of ``wanted`` that are labelled, from the first on."""
+    failed: dict[int, str] = field(default_factory=dict)
+    """Image rows of the shard that could not be used, with the reason."""
 
 
 class Blocks:
     """Writes the blocks that an earlier run of the same shard key did not finish."""
 
     def __init__(
-        self, config: Config, inputs: Inputs, output: PartWriter, progress: Progress
+        self,
+        config: Config,
+        inputs: Inputs,
+        output: PartWriter,
+        progress: Progress,
+        clock: Clock | None = None,
     ) -> None:
         """Open the work folder of the shard's key, made where there is none."""
         self._config, self._inputs = config, inputs
         self._output, self._progress = output, progress
-        self._boxes, self._flips, self._ops = inputs.read_crops()
-        self._labeller = Labeller(config, inputs)
+        self._clock = NoClock() if clock is None else clock
+        self._crops = Crops(*inputs.read_crops())
+        self._labeller = Labeller(config, inputs, self._crops, self._clock)
         self.folder = inputs.layout.resumable("infer", output.key)
         self.attributes: dict[str, Json] = inputs.kept.attributes()
         self._recover_unpublished()
@@ -42,6 +67,8 @@ class Blocks:
             block_images=config.block_images,
             attributes=output.metadata(self.attributes),
         )
+        self._unfinished = Unfinished(self.folder, inputs.kept.specs())
+        self._open: dict[int, _Block] = {}
         self.rejects: dict[int, str] = {}
         """Images (rows of the shard) that could not be used, with the reason."""
         self.num_copied = 0
@@ -56,17 +83,15 @@ class Blocks:
         if was_moved and final.exists() and not has_entry:
             rename(final, own)
 
-    def write_all(self) -> None:
-        """Write every block that is not written yet.
+    def write_all(self, before: Callable[[], None] = lambda: None) -> None:
+        """Write every block that is not written yet; call ``before`` where any crop needs a teacher.
 
         Raises:
             ShardError: a teacher gave NaN or infinity, or too many images are unusable.
             DataError: an image is not the one that was indexed, or a teacher has other classes.
         """
         inputs, writer = self._inputs, self.writer
-        feeds = self._feeds()
-        first = next(iter(feeds.values()))
-        left = [block for block in range(writer.num_blocks) if not self._take_up(block, first)]
+        left = [block for block in range(writer.num_blocks) if not self._take_up(block)]
         self._refuse_too_many()
         if 0 < len(left) < writer.num_blocks:
             num_done = writer.num_blocks - len(left)
@@ -74,75 +99,111 @@ class Blocks:
         num_images = sum(stop - start for start, stop in map(writer.bounds, left))
         label = f"infer {self._output.stem}"
         self._progress.start(label, num_images * inputs.kept.num_crops, "crops")
-        if left:
-            keys = crop_keys(inputs.images, self._boxes, self._flips, self._ops)
-            donors = Donors.find(inputs.layout, self._output.lineage, keys)
-            for block in left:
-                self._write(block, feeds, keys, donors)
+        if not left:
+            return
+        crops = self._crops
+        keys = crop_keys(inputs.images, crops.boxes, crops.flips, crops.ops)
+        donors = Donors.find(inputs.layout, self._output.lineage, keys)
+        with Background() as background:
+            lists = _told(before, self._begin(left, keys, donors, background))
+            for done in self._labeller.label(lists):
+                self._take(done, keys, background)
 
-    def _feeds(self) -> Feeds:
-        """One feed of crops for each size and interpolation that a teacher wants."""
-        inputs = self._inputs
-        specs = {pixel_key(each.model.spec): each.model.spec for each in inputs.teachers}
-        num_workers = max(1, self._config.num_workers // len(specs))
-        return {
-            key: CropFeed(
-                inputs.images_folder,
-                inputs.images,
-                self._boxes,
-                self._flips,
-                spec,
-                num_workers,
-                self._ops,
-            )
-            for key, spec in specs.items()
-        }
-
-    def _take_up(self, block: int, feed: CropFeed) -> bool:
+    def _take_up(self, block: int) -> bool:
         """Whether a block is done, its unusable images being unusable still."""
         if not self.writer.is_done(block):
             return False
         rejects = {int(image): reason for image, reason in self.writer.note(block).items()}
-        if any(feed.why_unusable(image) != reason for image, reason in rejects.items()):
+        if not self._are_unusable(rejects):
             return False
         self.rejects.update(rejects)
         return True
 
-    def _write(self, block: int, feeds: Feeds, keys: NDArray[np.uint64], donors: Donors) -> None:
-        kept, (start, stop) = self._inputs.kept, self.writer.bounds(block)
-        values = kept.rejected(stop - start)
-        known = donors.copy(kept, keys[start:stop], values)
-        self.num_copied += int(known.sum())
-        self._progress.advance(int(known.sum()))
-        wanted = np.argwhere(~known) + np.array([start, 0])
-        failed = self._forward(feeds, wanted, start, values)
-        for image in failed:
-            for name, rejected in kept.rejected(1).items():
-                values[name][image - start] = rejected[0]
-        first = self._inputs.first_image_id
-        values["image_id"] = np.arange(first + start, first + stop, dtype=np.int32)
-        values["crop_key"] = keys[start:stop]
-        self.rejects.update(failed)
-        self._refuse_too_many()
-        note: Json = {str(image): reason for image, reason in sorted(failed.items())}
-        self.writer.write(block, values, note)
+    def _are_unusable(self, rejects: dict[int, str]) -> bool:
+        decoded = self._labeller.feed.decoded
+        return all(decoded.why_unusable(image) == reason for image, reason in rejects.items())
 
-    def _forward(
-        self, feeds: Feeds, wanted: NDArray[np.int64], start: int, values: Arrays
-    ) -> dict[int, str]:
-        """Label the crops ``wanted`` into ``values``; returns images that could not be used."""
-        failed: dict[int, str] = {}
-        streams = [feed.batches(wanted, self._config.batch_size) for feed in feeds.values()]
-        for batches in zip(*streams, strict=True):
-            first, num_crops = batches[0].first, batches[0].num_crops
-            rows = wanted[first : first + num_crops]
-            by_pixels = dict(zip(feeds, batches, strict=True))
-            for name, array in self._labeller.label(by_pixels, rows).items():
-                values[name][rows[:, 0] - start, rows[:, 1]] = array
-            for batch in batches:
-                failed.update(batch.failed)
-            self._progress.advance(num_crops)
-        return failed
+    def _begin(
+        self,
+        left: Iterable[int],
+        keys: NDArray[np.uint64],
+        donors: Donors,
+        background: Background,
+    ) -> Iterator[CropList]:
+        """Begin blocks as the threads that decode get to them; yield what is to be labelled."""
+        kept = self._inputs.kept
+        for number in left:
+            start, stop = self.writer.bounds(number)
+            values = kept.rejected(stop - start)
+            known = donors.copy(kept, keys[start:stop], values)
+            block = _Block(number, values, np.argwhere(~known))
+            self._continue(block, keys[start:stop])
+            self.num_copied += int(known.sum())
+            self._progress.advance(int(known.sum()) + block.num_done)
+            if block.num_done == len(block.wanted):
+                self._finish(block, keys, background)
+                continue
+            self._open[number] = block
+            yield CropList(number, block.wanted[block.num_done :] + np.array([start, 0]))
+
+    def _continue(self, block: _Block, keys: NDArray[np.uint64]) -> None:
+        """Take up what an earlier run labelled of a block that it did not finish."""
+        found = self._unfinished.load(block.number, keys[tuple(block.wanted.T)])
+        if found is None:
+            return
+        rows, note = found
+        failed = {int(image): reason for image, reason in note["failed"].items()}
+        if not self._are_unusable(failed):
+            return
+        self._put(block, rows, note["num_done"])
+        block.failed = failed
+
+    def _take(self, done: Labelled, keys: NDArray[np.uint64], background: Background) -> None:
+        block = self._open[done.batch.block]
+        self._put(block, done.arrays, block.num_done + len(done.batch.rows))
+        block.failed.update(done.batch.failed)
+        self._progress.advance(len(done.batch.rows))
+        if block.num_done == len(block.wanted):
+            del self._open[block.number]
+            self._finish(block, keys, background)
+        elif self._unfinished.is_due():
+            background.run(self._save, block, block.num_done, dict(block.failed), keys)
+
+    def _put(self, block: _Block, arrays: Arrays, num_done: int) -> None:
+        """Put rows ``block.num_done`` to ``num_done`` of what is wanted into their places."""
+        images, crops = block.wanted[block.num_done : num_done].T
+        for name, array in arrays.items():
+            block.values[name][images, crops] = array
+        block.num_done = num_done
+
+    def _save(
+        self, block: _Block, num_done: int, failed: dict[int, str], keys: NDArray[np.uint64]
+    ) -> None:
+        """Keep the first ``num_done`` rows; the ones after them change meanwhile."""
+        start, stop = self.writer.bounds(block.number)
+        images, crops = block.wanted[:num_done].T
+        names = [name for name, values in block.values.items() if name not in IDENTITY]
+        rows = {name: block.values[name][images, crops] for name in names}
+        note = {"num_done": num_done, "failed": {str(i): why for i, why in sorted(failed.items())}}
+        self._unfinished.save(block.number, keys[start:stop][tuple(block.wanted.T)], rows, note)
+
+    def _finish(self, block: _Block, keys: NDArray[np.uint64], background: Background) -> None:
+        kept, (start, stop) = self._inputs.kept, self.writer.bounds(block.number)
+        for image in block.failed:
+            for name, rejected in kept.rejected(1).items():
+                block.values[name][image - start] = rejected[0]
+        first = self._inputs.first_image_id
+        block.values["image_id"] = np.arange(first + start, first + stop, dtype=np.int32)
+        block.values["crop_key"] = keys[start:stop]
+        self.rejects.update(block.failed)
+        self._refuse_too_many()
+        background.run(self._write, block)
+
+    def _write(self, block: _Block) -> None:
+        note: Json = {str(image): reason for image, reason in sorted(block.failed.items())}
+        with self._clock.time("write"):
+            self.writer.write(block.number, block.values, note)
+        self._unfinished.forget(block.number)
 
     def _refuse_too_many(self) -> None:
         table, limit = self._inputs.images, self._config.max_reject_share
@@ -153,3 +214,11 @@ class Blocks:
                 f"more than infer.max_reject_share = {limit:g}; the first is "
                 f"{table.paths[image]}: {reason}; repair them or raise the limit"
             )
+
+
+def _told(before: Callable[[], None], lists: Iterator[CropList]) -> Iterator[CropList]:
+    """``lists``, with a call before the first one."""
+    for number, each in enumerate(lists):
+        if number == 0:
+            before()
+        yield each

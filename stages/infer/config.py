@@ -39,13 +39,13 @@ class Config(BaseModel):
     """Which teacher labels the crops, how, and what of its output is kept."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-    # device, keep, top_r, average, outputs and num_outputs are part of the key as what they come to
-    # (Inputs.lineage): `auto` and what it stands for are one key, and so are one teacher and a list
-    # of it.
+    # device, keep, top_r, average, outputs, num_outputs, resize and compile are part of the key as
+    # what they come to (Inputs.lineage): `auto` and what it stands for are one key, and so are one
+    # teacher and a list of it.
     NOT_KEYED: ClassVar[frozenset[str]] = frozenset(
         {
             *("num_workers", "max_reject_share", "device", "keep", "top_r"),
-            *("average", "outputs", "num_outputs"),
+            *("average", "outputs", "num_outputs", "resize", "compile"),
         }
     )
 
@@ -67,6 +67,13 @@ class Config(BaseModel):
     """Type of the forward (autocast); what is kept is computed in float32."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: CUDA where there is one. Its kind is part of the shard key."""
+    resize: Literal["auto", "cpu", "device"] = "auto"
+    """Where crops are cut out and resized: on the device every image is sent there once and the
+    processor only decodes. auto: on the device where that is a GPU. Both antialias; they differ by
+    up to 2 levels of a pixel, so it is part of the shard key."""
+    compile: bool = False
+    """Compile the teacher with torch.compile: a minute at the start, faster on a GPU. Part of the
+    shard key."""
     temperatures: tuple[float, ...] = (1.0,)
     """Temperatures that top-R predictions can be served at: a logsumexp each; 1 is always kept."""
     keep: Literal["auto", "dense", "topk"] = "auto"
@@ -74,7 +81,8 @@ class Config(BaseModel):
     top_r: int = Field(64, ge=1, le=65534)
     """R, classes kept with keep topk; also the places that are ranked by the unrounded logit."""
     block_images: int = Field(256, ge=1, le=65536)
-    """Images of a checkpoint block: a kill loses at most one block."""
+    """Images of a block, which is written whole. What is labelled of an unfinished one is kept
+    every half minute: a kill loses no more."""
     max_reject_share: float = Field(0.01, ge=0, le=1)
     """Share of a shard's images that may be unusable before the shard fails."""
     num_workers: int = Field(4, ge=1, le=256)

@@ -21,6 +21,9 @@ from store.images import ImageTable
 
 Arrays = dict[str, NDArray[Any]]
 
+IDENTITY = ("image_id", "crop_key")
+"""Arrays that say whose a row is; the others hold what a teacher said."""
+
 _FLOAT16_LOWEST = -65504.0
 _LARGE = 1024.0
 """Logits above it leave float32 too few bits for the differences that probabilities are made of."""

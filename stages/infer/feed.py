@@ -1,158 +1,201 @@
-"""Crops as batches of one shape: decoded, cropped and resized by threads, in order.
+"""Crops as batches of one shape, in order, made ahead by threads.
 
-Memory is bounded by the batch, whatever the number of crops an image: a thread makes one batch,
-and decodes an image again where its crops go on in the next one.
+Where the crops are cut out and resized on the CPU, threads do that too; else they only decode, and
+the batch carries whole images. Memory is bounded by the batch, whatever the number of crops an
+image. Shapes: B crops of a batch, P of them real (the others pad), h and w a teacher's input size.
 """
 
-import threading
-from collections import OrderedDict, deque
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import torch
-import xxhash
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stages.shared.images import INDEXED_MAX_PIXELS, ImageError, decode, read_bytes
-from stages.shared.model_config import PixelSpec
+from stages.infer.clock import Clock
+from stages.infer.decoded import DecodedImages
+from stages.shared.images import ImageError
+from stages.shared.model_config import Interpolation, PixelSpec
 from stages.shared.pixels import crop_resize
 from stages.shared.recorded import replay
 from store.batch import RecordedOps
-from store.errors import DataError
 from store.images import ImageTable
+
+PixelKey = tuple[tuple[int, int], Interpolation]
+"""What of a teacher's pixels is made before they are normalised: size and interpolation."""
+
+_MIN_AHEAD = 2
+"""Batches that are made while one is forwarded, however many images are in one."""
+
+
+def pixel_key(spec: PixelSpec) -> PixelKey:
+    """Return the size and interpolation that a teacher wants."""
+    return spec.size, spec.interpolation
+
+
+@dataclass(frozen=True, slots=True)
+class CropList:
+    """Crops of one block, in the order in which they are to be labelled."""
+
+    block: int
+    rows: NDArray[np.int64]
+    """(P, 2): pairs (image row of the shard, crop)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Crops:
+    """How every crop of a shard is made out of its image; N images, M crops each."""
+
+    boxes: NDArray[np.int32]
+    """(N, M, 4): top, left, height, width."""
+    flips: NDArray[np.bool_]
+    """(N, M)."""
+    ops: RecordedOps | None = None
+    """(N, M, Q) operations that were recorded; None: none."""
+
+    def ops_of(self, rows: NDArray[np.int64]) -> RecordedOps | None:
+        """Return the operations (P, Q) of crops ``rows`` (P, 2)."""
+        if self.ops is None:
+            return None
+        at = rows[:, 0], rows[:, 1]
+        return RecordedOps(self.ops.codes[at], self.ops.levels[at])
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
     """Crops of one forward."""
 
-    pixels: Tensor
-    """(B, 3, h, w) uint8; rows past ``num_crops`` and those of unusable images are black."""
-    first: int
-    """Place of the first crop in the list that was asked for."""
-    num_crops: int
+    block: int
+    rows: NDArray[np.int64]
+    """(P, 2): pairs (image row, crop)."""
     failed: dict[int, str]
-    """Images (rows of the table) that could not be used, with the reason."""
+    """Image rows that could not be used, with the reason; their crops are black."""
+    pixels: dict[PixelKey, Tensor] = field(default_factory=dict)
+    """(B, 3, h, w) uint8 by what teachers want; rows past P are black. Empty: see ``images``."""
+    images: dict[int, Tensor] = field(default_factory=dict)
+    """(H, W, 3) uint8 by image row, where crops are cut out on the device."""
 
 
 class CropFeed:
-    """Makes batches of crops of a shard's images."""
+    """Makes batches of a shard's crops."""
 
     def __init__(
         self,
         folder: Path,
         images: ImageTable,
-        boxes: NDArray[np.int32],
-        flips: NDArray[np.bool_],
-        spec: PixelSpec,
+        crops: Crops,
+        keys: Sequence[PixelKey],
+        batch_size: int,
+        *,
         num_workers: int,
-        ops: RecordedOps | None = None,
+        device: torch.device | None = None,
+        clock: Clock,
     ) -> None:
-        """``boxes`` (N, M, 4), ``flips`` (N, M), ``ops`` (N, M, P) of ``images`` in ``folder``."""
-        self._folder = folder
-        self._images = images
-        self._boxes = boxes
-        self._flips = flips
-        self._spec = spec
-        self._num_workers = num_workers
-        self._ops = ops
-        self._decoded = _Recent(num_workers + 2)
+        """Take the crops of ``images`` below ``folder``.
 
-    def batches(self, wanted: NDArray[np.int64], batch_size: int) -> Iterator[Batch]:
-        """Batches of the crops ``wanted`` (P, 2): pairs (image row, crop), in order.
+        Each comes as every one of ``keys``; with ``device``, which is to cut them out, whole.
+        """
+        self._crops, self._keys, self._batch_size = crops, tuple(keys), batch_size
+        self._num_workers, self._is_whole, self._clock = num_workers, device is not None, clock
+        is_cuda = device is not None and device.type == "cuda"
+        self.decoded = DecodedImages(folder, images, num_workers + 2, clock, pinned=is_cuda)
+
+    def batches(self, lists: Iterable[CropList]) -> Iterator[Batch]:
+        """Yield the batches of the lists, each cut into batches of its own, in order.
+
+        Lists are taken as threads get to them, so one does not end before the next begins.
 
         Raises:
             DataError: an image is not the one that was indexed.
             RetryError: a file could not be read for a reason that may pass.
         """
-        starts = iter(range(0, len(wanted), batch_size))
         pool = ThreadPoolExecutor(self._num_workers, thread_name_prefix="crops")
-        pending: deque[Future[Batch]] = deque()
+        pending: deque[_Pending] = deque()
         try:
-            for start in starts:
-                pending.append(pool.submit(self._make, wanted, start, batch_size))
-                if len(pending) > self._num_workers:
-                    yield pending.popleft().result()
+            for cut in self._cut(lists):
+                pending.append(self._begin(pool, cut))
+                while self._is_enough(pending):
+                    yield pending.popleft().wait()
             while pending:
-                yield pending.popleft().result()
+                yield pending.popleft().wait()
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
-    def why_unusable(self, image: int) -> str | None:
-        """Why an image (a row of the table) cannot be used now; None where it can.
+    def _cut(self, lists: Iterable[CropList]) -> Iterator[CropList]:
+        for each in lists:
+            for start in range(0, len(each.rows), self._batch_size):
+                yield CropList(each.block, each.rows[start : start + self._batch_size])
 
-        Raises:
-            DataError: it is not the one that was indexed.
-        """
+    def _is_enough(self, pending: "deque[_Pending]") -> bool:
+        """Whether the batches after the first keep all threads busy."""
+        num_ahead = len(pending) - 1
+        tasks = sum(len(each.tasks) for each in pending) - len(pending[0].tasks)
+        return num_ahead >= _MIN_AHEAD and tasks > self._num_workers
+
+    def _begin(self, pool: ThreadPoolExecutor, cut: CropList) -> "_Pending":
+        if self._is_whole:
+            wanted = dict.fromkeys(cut.rows[:, 0].tolist())
+            return _Pending(cut, {}, [(i, pool.submit(self.decoded.get, i)) for i in wanted])
+        pixels = {key: _new_pixels(self._batch_size, key[0]) for key in self._keys}
+        for each in pixels.values():
+            each[len(cut.rows) :] = 0
+        tasks: list[tuple[int, Future[None]]] = []
+        borders = [0, *(np.flatnonzero(np.diff(cut.rows[:, 0])) + 1), len(cut.rows)]
+        for first, last in pairwise(borders):
+            out = {key: each[first:last] for key, each in pixels.items()}
+            task = pool.submit(self._cut_out, cut.rows[first:last], out)
+            tasks.append((int(cut.rows[first, 0]), task))
+        return _Pending(cut, pixels, tasks)
+
+    def _cut_out(self, rows: NDArray[np.int64], out: dict[PixelKey, Tensor]) -> None:
+        """Write the crops ``rows`` of one image to ``out``; black where it cannot be used."""
+        image, crops = int(rows[0, 0]), rows[:, 1]
         try:
-            self._read(image)
-        except ImageError as error:
-            return str(error)
-        return None
+            decoded = self.decoded.get(image)
+        except ImageError:
+            for pixels in out.values():
+                pixels.zero_()
+            raise
+        boxes, flips = self._crops.boxes[image, crops], self._crops.flips[image, crops]
+        ops = self._crops.ops_of(rows)
+        with self._clock.time("crop"):
+            for (size, interpolation), pixels in out.items():
+                crop_resize(decoded, boxes, flips, size, interpolation, out=pixels)
+                if ops is not None:
+                    replay(pixels, ops, out=pixels)
 
-    def _make(self, wanted: NDArray[np.int64], start: int, batch_size: int) -> Batch:
-        rows = wanted[start : start + batch_size]
-        height, width = self._spec.size
-        pixels = torch.zeros((batch_size, 3, height, width), dtype=torch.uint8)
-        pixels = pixels.contiguous(memory_format=torch.channels_last)
+
+@dataclass(frozen=True, slots=True)
+class _Pending:
+    """A batch whose images or crops threads work on."""
+
+    cut: CropList
+    pixels: dict[PixelKey, Tensor]
+    tasks: Sequence[tuple[int, Future[Tensor] | Future[None]]]
+    """By image row."""
+
+    def wait(self) -> Batch:
         failed: dict[int, str] = {}
-        cuts = np.flatnonzero(np.diff(rows[:, 0])) + 1
-        for first, last in zip([0, *cuts], [*cuts, len(rows)], strict=True):
-            image, crops = int(rows[first, 0]), rows[first:last, 1]
+        images: dict[int, Tensor] = {}
+        for image, task in self.tasks:
             try:
-                self._crop(image, crops, pixels[first:last])
+                found = task.result()
             except ImageError as error:
                 failed[image] = str(error)
-        return Batch(pixels, start, len(rows), failed)
-
-    def _crop(self, image: int, crops: NDArray[np.int64], out: Tensor) -> None:
-        crop_resize(
-            self._image(image),
-            self._boxes[image, crops],
-            self._flips[image, crops],
-            self._spec.size,
-            self._spec.interpolation,
-            out=out,
-        )
-        if self._ops is not None:
-            ops = RecordedOps(self._ops.codes[image, crops], self._ops.levels[image, crops])
-            replay(out, ops, out=out)
-
-    def _image(self, image: int) -> NDArray[np.uint8]:
-        found = self._decoded.get(image)
-        if found is None:
-            found = self._read(image)
-            self._decoded.put(image, found)
-        return found
-
-    def _read(self, image: int) -> NDArray[np.uint8]:
-        path = self._folder / str(self._images.paths[image])
-        data = read_bytes(path)
-        if xxhash.xxh3_128_hexdigest(data) != self._images.content_hashes[image]:
-            raise DataError(
-                f"{path} changed since it was indexed; run `ferkd-pipeline stage index` again"
-            )
-        return decode(data, max_pixels=INDEXED_MAX_PIXELS)
+                continue
+            if found is not None:
+                images[image] = found
+        return Batch(self.cut.block, self.cut.rows, failed, self.pixels, images)
 
 
-class _Recent:
-    """The last few decoded images, shared by the threads."""
+def _new_pixels(count: int, size: tuple[int, int]) -> Tensor:
+    """(count, 3, h, w) uint8, channels last, with anything in it.
 
-    def __init__(self, size: int) -> None:
-        self._size = size
-        self._lock = threading.Lock()
-        self._items: OrderedDict[int, NDArray[np.uint8]] = OrderedDict()
-
-    def get(self, key: int) -> NDArray[np.uint8] | None:
-        with self._lock:
-            return self._items.get(key)
-
-    def put(self, key: int, value: NDArray[np.uint8]) -> None:
-        with self._lock:
-            self._items[key] = value
-            while len(self._items) > self._size:
-                self._items.popitem(last=False)
+    Of numpy, which asks for huge pages: touching 38 MB for the first time takes a fifth then.
+    """
+    return torch.from_numpy(np.empty((count, *size, 3), np.uint8)).permute(0, 3, 1, 2)

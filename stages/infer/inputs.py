@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -41,6 +42,14 @@ class Inputs:
     kept: Kept | KeptProjection
     device_kind: str
     """``cpu`` or ``cuda``, in the key: where this shard is computed, or was."""
+    resize: Literal["auto", "cpu", "device"] = "auto"
+    """As params.yaml has it."""
+    is_compiled: bool = False
+
+    @property
+    def on_device(self) -> bool:
+        """Whether crops are cut out and resized where the teachers are."""
+        return self.resize == "device" or (self.resize == "auto" and self.device_kind == "cuda")
 
     def lineage(self) -> dict[str, Json]:
         """Digests of images, crops and teachers, how pixels are made, and what is kept."""
@@ -52,6 +61,8 @@ class Inputs:
             **self.taught_by,
             **self.kept.lineage(),
             "device": self.device_kind,
+            **({"resize": "device"} if self.on_device else {}),
+            **({"compile": True} if self.is_compiled else {}),
         }
 
     def read_crops(self) -> tuple[NDArray[np.int32], NDArray[np.bool_], RecordedOps | None]:
@@ -97,6 +108,8 @@ def open_inputs(config: Config, source: Source) -> Callable[[int], Inputs]:
         teacher.model.module.to(memory_format=torch.channels_last)
         teacher.model.module.to(device).eval()
         teacher.model.module.requires_grad_(False)
+        if config.compile:
+            teacher.model.module.compile(dynamic=False)
 
     def of_shard(shard: int) -> Inputs:
         start, stop = images.shard_bounds(len(table), source.num_shards, shard)
@@ -116,6 +129,8 @@ def open_inputs(config: Config, source: Source) -> Callable[[int], Inputs]:
             device,
             kept,
             device.type,
+            config.resize,
+            config.compile,
         )
         there = _as_recorded(config, here) if config.device == "auto" else here
         _refuse_half_on_cpu(config, there)

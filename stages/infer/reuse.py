@@ -11,15 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.infer.core import Arrays, Kept
+from stages.infer.core import IDENTITY, Arrays, Kept
 from stages.infer.projection import KeptProjection
 from store import entries, shelf
 from store.arrays import ArrayReader
 from store.entries import Entry
 from store.errors import DataError
 from store.layout import Layout
-
-_IDENTITY = ("image_id", "crop_key")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +85,7 @@ class Donors:
         """Copy the rows ``places`` of a part to ``mine``; False for rows that it rejected."""
         rows, crops = places[:, 1], places[:, 2]
         start, stop = int(rows.min()), int(rows.max()) + 1
-        names = [name for name in kept.specs() if name not in _IDENTITY]
+        names = [name for name in kept.specs() if name not in IDENTITY]
         try:
             block = {name: part.read(name, start, stop)[rows - start, crops] for name in names}
         except DataError:

@@ -6,6 +6,7 @@ pixels than the teacher saw. torch's kernel on channels-last uint8 takes about a
 time and stays within 2 levels of Pillow's bilinear, 8 of its bicubic.
 """
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Literal
@@ -79,11 +80,18 @@ def normalise(
     ``batch`` is (B, 3, h, w) uint8 on any device; ``mean`` and ``std`` are of values in 0 to 1.
     Computed in float32 and rounded once to ``dtype``; device and memory format are kept.
     """
-    offset = torch.tensor([255 * value for value in mean], device=batch.device)
-    scale = torch.tensor([1 / (255 * value) for value in std], device=batch.device)
+    offset = _constant(tuple(255 * value for value in mean), batch.device)
+    scale = _constant(tuple(1 / (255 * value) for value in std), batch.device)
     values = batch.to(torch.float32)
     values.sub_(offset[:, None, None]).mul_(scale[:, None, None])
     return values.to(dtype)
+
+
+@functools.lru_cache(maxsize=64)
+def _constant(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """Numbers on a device, sent there once: to send them, a CPU waits for what a GPU has to do."""
+    with torch.inference_mode(False):
+        return torch.tensor(values, device=device)
 
 
 def evaluation_crop(

@@ -357,20 +357,22 @@ def test_no_longer_what_it_was_while_infer_reads(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """After some of its crops were labelled: all of them are rejected, or the shard stops."""
+    from stages.infer.decoded import DecodedImages
     from stages.infer.forward import Labeller
 
     shutil.rmtree("labels/predictions")
-    path, label = Path("images/ant/1.png"), Labeller.label
+    path, launch = Path("images/ant/1.png"), Labeller._launch
 
     def changed(self: Labeller, *arguments: Any) -> Any:
         if path.exists() and path.stat().st_size != 0 and not done:
             done.append(path)
             change(path)
-        return label(self, *arguments)
+        return launch(self, *arguments)
 
     done: list[Path] = []
-    monkeypatch.setattr(Labeller, "label", changed)
-    monkeypatch.setattr("stages.infer.feed._Recent.get", lambda *_: None)
+    monkeypatch.setattr(Labeller, "_launch", changed)
+    monkeypatch.setattr("stages.infer.decoded.DecodedImages.get", DecodedImages._read)
+    monkeypatch.setattr("stages.infer.feed._MIN_AHEAD", 0)
     own.write_params(infer={"batch_size": 3, "num_workers": 1, "max_reject_share": 0.2})
     if change is swap:
         assert f"{path} changed since" in told("stage", "infer", "--shard", "0", code=3)

@@ -66,8 +66,8 @@ def listen(monkeypatch: pytest.MonkeyPatch, change: Said | None = None) -> list[
     found: list[torch.Tensor] = []
     forward = Labeller._forward
 
-    def listened(self: Labeller, batches: Any) -> list[torch.Tensor]:
-        said = forward(self, batches)
+    def listened(self: Labeller, *arguments: Any) -> list[torch.Tensor]:
+        said = forward(self, *arguments)
         if change is not None:
             said = [change(logits) for logits in said]
         found.extend(said)

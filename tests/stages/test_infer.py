@@ -227,7 +227,8 @@ def test_half_precision_of_a_gpu_is_read_without_one(
 
     with monkeypatch.context() as patch:
         patch.setattr("stages.infer.inputs._refuse_half_on_cpu", lambda config, inputs: None)
-        patch.setattr(Inputs, "lineage", lambda self: {**lineage(self), "device": "cuda"})
+        made_there = {"device": "cuda", "resize": "device"}
+        patch.setattr(Inputs, "lineage", lambda self: {**lineage(self), **made_there})
         own.run("infer", **change)
     assert own.why("infer", **change) == ["complete"] * 3
     own.run("compress", **change)
@@ -247,7 +248,7 @@ def test_a_teacher_of_other_classes_reads_no_image(
     own: Project, num_classes: int, complaint: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_teacher(Path("models/teacher"), num_classes=num_classes)
-    monkeypatch.setattr("stages.infer.feed.read_bytes", None)
+    monkeypatch.setattr("stages.infer.decoded.read_bytes", None)
     with pytest.raises(DataError, match=complaint):
         own.run("infer")
 

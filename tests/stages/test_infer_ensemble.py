@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 
 from ferkd_pipeline import cli, dvc_file, params
 from stages.infer.config import Config
-from stages.infer.feed import CropFeed
+from stages.infer.decoded import DecodedImages
 from stages.infer.run import open_inputs
 from stages.infer.teachers import Teacher, averaged
 from stages.shared.contract import NoProgress
-from stages.shared.images import ImageError
+from stages.shared.images import ImageError, decode
 from stages.shared.models import build
+from stages.shared.pixels import crop_resize
 from store.check.verify import verify
 from store.errors import DataError, ParamsError, ShardError
 from tests.world import NETWORK, Project, copy_project, forget_predictions, write_teacher
@@ -177,14 +178,14 @@ def test_shards_blocks_and_workers_change_no_bit(lone: Project) -> None:
 def test_moved_borders_cost_no_forward(lone: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     lone.run("infer", **ask(BOTH))
     before = lone.predictions()
-    monkeypatch.setattr("stages.infer.forward.Labeller.label", None)
+    monkeypatch.setattr("stages.infer.forward.Labeller._launch", None)
     lone.run("sample", "infer", store={"num_shards": 2}, **ask([OTHER, ONE]))
     for name, values in lone.predictions(2).items():
         np.testing.assert_array_equal(values, before[name], err_msg=name)
 
 
 @pytest.mark.parametrize(
-    ("members", "num_feeds"),
+    ("members", "num_ways"),
     [
         (BOTH, 2),
         ([ONE, {**OTHER, "input_size": 32}], 2),
@@ -192,32 +193,45 @@ def test_moved_borders_cost_no_forward(lone: Project, monkeypatch: pytest.Monkey
     ],
 )
 def test_crops_are_made_once_for_each_size_and_interpolation(
-    lone: Project, members: list[Member], num_feeds: int, monkeypatch: pytest.MonkeyPatch
+    lone: Project, members: list[Member], num_ways: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made: list[int] = []
-    true_batches = CropFeed.batches
+    made: list[tuple[int, Any]] = []
 
-    def batches(self: CropFeed, wanted: NDArray[np.int64], batch_size: int) -> Any:
-        made.append(len(wanted))
-        return true_batches(self, wanted, batch_size)
+    def counted(*arguments: Any, **options: Any) -> Any:
+        made.append((len(arguments[1]), arguments[3:]))
+        return crop_resize(*arguments, **options)
 
-    monkeypatch.setattr(CropFeed, "batches", batches)
+    monkeypatch.setattr("stages.infer.feed.crop_resize", counted)
     lone.run("infer", shards=(0,), **ask(members, block_images=100))
-    assert made == [8 * 4] * num_feeds
+    assert sum(count for count, _ in made) == 8 * 4 * num_ways
+    assert len({size for _, size in made}) == num_ways
 
 
-@pytest.mark.parametrize("side", [32, 40])
-def test_an_image_that_only_one_of_them_could_read_is_rejected(
-    lone: Project, side: int, monkeypatch: pytest.MonkeyPatch
+def test_images_are_decoded_once_for_all_members(
+    lone: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    true_read = CropFeed._read
+    decoded: list[int] = []
 
-    def read(self: CropFeed, image: int) -> NDArray[np.uint8]:
-        if image == 1 and self._spec.size == (side, side):
+    def counted(data: bytes, **options: Any) -> Any:
+        decoded.append(len(data))
+        return decode(data, **options)
+
+    monkeypatch.setattr("stages.infer.decoded.decode", counted)
+    lone.run("infer", shards=(0,), **ask(BOTH, block_images=100, batch_size=3))
+    assert len(decoded) == 8, "batches of 3 cut through the 4 crops of an image"
+
+
+def test_an_image_that_cannot_be_read_is_rejected_for_all(
+    lone: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    true_read = DecodedImages._read
+
+    def read(self: DecodedImages, image: int) -> torch.Tensor:
+        if image == 1:
             raise ImageError("gone")
         return true_read(self, image)
 
-    monkeypatch.setattr(CropFeed, "_read", read)
+    monkeypatch.setattr(DecodedImages, "_read", read)
     lone.run("infer", shards=(0,), **ask(BOTH, max_reject_share=0.5, block_images=100))
     assert lone.entry("predictions", 0).numbers["num_rejected_images"] == 1
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 from timm.models.resnet import ResNet
 
-from stages.infer.feed import Batch, CropFeed
+from stages.infer.clock import NoClock
+from stages.infer.feed import CropFeed, CropList, Crops, pixel_key
 from stages.infer.inputs import Inputs
 from stages.infer.run import open_inputs
 from stages.shared.contract import NoProgress
@@ -133,23 +134,32 @@ def test_batches_hold_no_more_than_asked_for(
     values = shared.params()
     inputs: Inputs = open_inputs(values.section("infer"), shared.source())(1)  # type: ignore[arg-type]
     boxes, flips, _ = inputs.read_crops()
-    boxes, flips = np.tile(boxes, (1, 20, 1)), np.tile(flips, (1, 20))
-    feed = CropFeed(Path("images"), inputs.images, boxes, flips, inputs.teachers[0].model.spec, 3)
+    crops = Crops(np.tile(boxes, (1, 20, 1)), np.tile(flips, (1, 20)))
+    spec = inputs.teachers[0].model.spec
+    feed = CropFeed(
+        Path("images"),
+        inputs.images,
+        crops,
+        [pixel_key(spec)],
+        7,
+        num_workers=3,
+        clock=NoClock(),
+    )
     started = 0
-    make = CropFeed._make
+    begin = CropFeed._begin
 
-    def counted(*arguments: Any) -> Batch:
+    def counted(*arguments: Any) -> Any:
         nonlocal started
         started += 1
-        return make(*arguments)
+        return begin(*arguments)
 
-    monkeypatch.setattr(CropFeed, "_make", counted)
-    wanted = np.argwhere(np.ones_like(flips))
+    monkeypatch.setattr(CropFeed, "_begin", counted)
+    wanted = np.argwhere(np.ones_like(crops.flips))
     taken = 0
-    for batch in feed.batches(wanted, 7):
-        assert batch.pixels.shape == (7, 3, 32, 32)
-        assert batch.first == 7 * taken
+    for batch in feed.batches([CropList(0, wanted)]):
+        assert batch.pixels[pixel_key(spec)].shape == (7, 3, 32, 32)
+        np.testing.assert_array_equal(batch.rows, wanted[7 * taken : 7 * taken + 7])
         taken += 1
         assert started - taken <= 3 + 1
-        assert len(feed._decoded._items) <= 3 + 2
+        assert len(feed.decoded._recent) <= 3 + 2
     assert taken == -(-len(wanted) // 7)

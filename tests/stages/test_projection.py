@@ -216,7 +216,7 @@ def test_labels_and_predictions_of_classes_keep_their_keys() -> None:
 
 def test_moved_borders_cost_no_forward(alone: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     before = alone.predictions()
-    monkeypatch.setattr("stages.infer.forward.Labeller.label", None)
+    monkeypatch.setattr("stages.infer.forward.Labeller._launch", None)
     alone.run("sample", "infer", "compress", store={"num_shards": 2}, **SHOWN)
     for name, values in alone.predictions(2).items():
         np.testing.assert_array_equal(values, before[name], err_msg=name)

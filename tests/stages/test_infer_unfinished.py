@@ -1,0 +1,136 @@
+"""A block that a kill left unfinished goes on where its last save ended, and no byte shows it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from stages.infer import unfinished
+from stages.infer.forward import Labelled, Labeller
+from stages.infer.unfinished import Unfinished
+from store.array_spec import ArraySpec
+from tests.world import Project, forget_predictions
+
+ALL = {"infer": {"block_images": 100, "batch_size": 5, "max_reject_share": 0.5}}
+SPECS = {"a": ArraySpec("float16", (4, 3), ("crop", "rank")), "b": ArraySpec("int32", (4,))}
+
+
+@pytest.fixture
+def forwards(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Crops of every forward."""
+    monkeypatch.setattr(unfinished, "SAVE_SECONDS", 0.0)
+    found: list[int] = []
+    launch = Labeller._launch
+
+    def counted(self: Labeller, batch: Any) -> Any:
+        found.append(len(batch.rows))
+        return launch(self, batch)
+
+    monkeypatch.setattr(Labeller, "_launch", counted)
+    return found
+
+
+def stop_after(number: int, own: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run shard 0, of 8 images in one block, until so many batches were taken."""
+    whole = Labeller.label
+
+    def first_batches(self: Labeller, lists: Any) -> Iterator[Labelled]:
+        for place, batch in enumerate(whole(self, lists)):
+            if place == number:
+                raise KeyboardInterrupt
+            yield batch
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Labeller, "label", first_batches)
+        own.run("infer", shards=(0,), **ALL)
+
+
+def start_anew(own: Project) -> dict[str, bytes]:
+    forget_predictions()
+    own.run("infer", shards=(0,), **ALL)
+    expected = own.tree("labels/predictions")
+    forget_predictions()
+    return expected
+
+
+def test_a_block_goes_on(
+    own: Project, forwards: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = start_anew(own)
+    forwards.clear()
+    stop_after(4, own, monkeypatch)
+    assert len(list(Path(".ferkd/work/infer").glob("*/unfinished-000000"))) == 1
+    forwards.clear()
+    own.run("infer", shards=(0,), **ALL)
+    assert forwards == [5, 5, 2], "of 32 crops 20 were labelled"
+    assert own.tree("labels/predictions") == expected
+    assert not list(Path(".ferkd").rglob("unfinished-*"))
+
+
+def test_again_and_again(
+    own: Project, forwards: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("images/ant/1.png").unlink()
+    expected = start_anew(own)
+    forwards.clear()
+    for _ in range(6):
+        stop_after(1, own, monkeypatch)
+    own.run("infer", shards=(0,), **ALL)
+    lost = 5 * 5 + 2  # the batch that was on its way, each time; the last one is of 2
+    assert sum(forwards) == 32 + lost
+    assert own.tree("labels/predictions") == expected
+
+
+def test_an_image_that_is_whole_again_is_labelled(
+    own: Project, forwards: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = start_anew(own)
+    path = Path("images/ant/1.png")
+    content = path.read_bytes()
+    path.unlink()
+    stop_after(4, own, monkeypatch)
+    path.write_bytes(content)
+    own.run("infer", shards=(0,), **ALL)
+    assert own.tree("labels/predictions") == expected
+
+
+def damage(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 4
+    file.write_bytes(content)
+
+
+def swap_blocks(file: Path) -> None:
+    file.rename(file.with_name("unfinished-000001"))
+
+
+@pytest.mark.parametrize("act", [damage, swap_blocks, lambda file: file.write_bytes(b"")])
+def test_a_damaged_save_is_made_again(
+    own: Project, forwards: list[int], monkeypatch: pytest.MonkeyPatch, act: Any
+) -> None:
+    expected = start_anew(own)
+    stop_after(4, own, monkeypatch)
+    act(next(Path(".ferkd").rglob("unfinished-*")))
+    forwards.clear()
+    own.run("infer", shards=(0,), **ALL)
+    assert len(forwards) == 7
+    assert own.tree("labels/predictions") == expected
+
+
+def test_saves_of_other_crops_or_arrays_do_not_fit(tmp_path: Path) -> None:
+    kept = Unfinished(tmp_path, SPECS)
+    wanted = np.arange(6, dtype=np.uint64)
+    rows = {"a": np.ones((2, 3), np.float16), "b": np.arange(2, dtype=np.int32)}
+    kept.save(3, wanted, rows, {"x": 1})
+    found = kept.load(3, wanted)
+    assert found is not None
+    np.testing.assert_array_equal(found[0]["b"], rows["b"])
+    assert found[1] == {"x": 1}
+    assert kept.load(2, wanted) is None
+    assert kept.load(3, wanted[::-1].copy()) is None
+    assert Unfinished(tmp_path, {**SPECS, "b": ArraySpec("int64", (4,))}).load(3, wanted) is None
+    assert Unfinished(tmp_path, {"a": SPECS["a"]}).load(3, wanted) is None
+    kept.forget(3)
+    assert not list(tmp_path.iterdir())
