@@ -1,24 +1,25 @@
 """Running stages: which shards need work, one writer a shard, manifests.
 
-The command line, DVC and a cluster engine all come through here. A shard's key says whether what
-is on disk is what the parameters and inputs ask for.
+The command line, DVC and the executors of clusters all come through here. A shard's key says
+whether what is on disk is what the parameters and inputs ask for.
 """
 
 import contextlib
 import importlib
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from ferkd_pipeline import stage_table, whole_stages
-from ferkd_pipeline.jobs import Job, fit, jobs_of, why_unfitted
+from ferkd_pipeline import outdated, stage_table, whole_stages
+from ferkd_pipeline.failures import Failure, error_of
+from ferkd_pipeline.jobs import Job, fit, in_order, jobs_of, opened, why_unfitted
 from ferkd_pipeline.params import Params
 from ferkd_pipeline.stage_table import StageInfo
 from ferkd_pipeline.whole.common import layout_of
 from stages.shared.contract import Json, Progress, Report
 from store import entries, lock, shelf
-from store.atomic import remove
-from store.errors import DataError, RetryError
-from store.layout import Layout, is_of_store, part_name, shard_of_file
+from store.errors import DataError, RetryError, ShardError
+from store.layout import part_name
 from store.parts import PartWriter
 
 Action = Literal["skip", "run"]
@@ -54,6 +55,9 @@ class StageOutcome:
     shards: tuple[ShardOutcome, ...]
     lines: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    is_complete: bool = True
+    """Whether all shards of the stage are complete, those of others too, and its manifests say so.
+    """
 
 
 def plan_stage(
@@ -100,6 +104,7 @@ def run_stage(
 
     Raises:
         RetryError: another process runs the same stage, or one of these shards.
+        ShardError: some shards can never succeed; the others are complete.
         FerkdError: see the stage; whatever was published before stays whole.
     """
     info = stage_table.find(name)
@@ -111,8 +116,9 @@ def run_stage(
         return StageOutcome((whole,), report.lines, report.warnings)
     if shards is None:
         return _run_all(params, info, progress, force)
-    jobs = jobs_of(params, info, shards)
-    return _together(info, jobs, [_run_job(job, progress, force) for job in jobs])
+    of_shard = opened(params, info)
+    jobs = in_order(map(of_shard, shards))
+    return finish_some(params, info, of_shard, jobs, _run_each(jobs, progress, force))
 
 
 def _run_all(params: Params, info: StageInfo, progress: Progress, force: bool) -> StageOutcome:
@@ -126,18 +132,74 @@ def _run_all(params: Params, info: StageInfo, progress: Progress, force: bool) -
         jobs = jobs_of(params, info, None)
         if info.name != "calibrate" and (force or any(job.why_incomplete() for job in jobs)):
             stack.enter_context(lock.hold(layout.stage_lock(info.name)))
-        _clear_outdated(jobs)
-        outcomes = [_run_job(job, progress, force) for job in jobs]
-        for job in jobs:
-            if (why := job.why_incomplete()) is not None:
-                raise RetryError(
-                    f"{job.writer.artifact}/{job.writer.stem} was changed by another process "
-                    f"meanwhile ({why}); wait for it to end, then run again"
-                )
-        for artifact in dict.fromkeys(job.writer.artifact for job in jobs):
-            entries.write_manifest(layout, artifact)
-    together = _together(info, jobs, outcomes)
+        outdated.clear(jobs)
+        together = finish_all(info, jobs, _run_each(jobs, progress, force))
     return replace(together, lines=(*chosen, *together.lines))
+
+
+def finish_all(info: StageInfo, jobs: list[Job], outcomes: list[ShardOutcome]) -> StageOutcome:
+    """After all shards were run: check that they are complete, and merge their entries.
+
+    Raises:
+        RetryError: one is not, since another process changed it meanwhile.
+    """
+    for job in jobs:
+        if (why := job.why_incomplete()) is not None:
+            raise RetryError(
+                f"{job.writer.artifact}/{job.writer.stem} was changed by another process "
+                f"meanwhile ({why}); wait for it to end, then run again"
+            )
+    for artifact in _artifacts(jobs):
+        entries.write_manifest(jobs[0].writer.layout, artifact)
+    return _together(info, jobs, outcomes)
+
+
+def finish_some(
+    params: Params,
+    info: StageInfo,
+    of_shard: Callable[[int], list[Job]],
+    jobs: list[Job],
+    outcomes: list[ShardOutcome],
+) -> StageOutcome:
+    """After some shards were run: where they were the last ones, merge the entries of all."""
+    together = _together(info, jobs, outcomes)
+    return replace(together, is_complete=_merge_if_last(params, info, of_shard, jobs))
+
+
+def _merge_if_last(
+    params: Params, info: StageInfo, of_shard: Callable[[int], list[Job]], jobs: list[Job]
+) -> bool:
+    """Write the manifests if every shard of the stage is complete; False where one is not.
+
+    Tasks of a cluster end in any order and wait for nobody. Each looks after its last shard is
+    published, so the last one of all sees that they are complete; of several that do, one writes.
+    """
+    numbers, layout = range(params.store.num_shards), layout_of(params)
+    wanted = [layout.entry("", part_name(shard)).name for shard in numbers]
+    artifacts = _artifacts(jobs)
+    for artifact in artifacts:  # a look at names: most tasks are not the last
+        if [path.name for path in entries.entry_paths(layout, artifact)] != wanted:
+            return False
+    try:
+        everything = in_order(map(of_shard, numbers))
+        if not artifacts or not _are_complete(everything):
+            return False
+        with lock.hold(layout.stage_lock(info.name)):
+            if not _are_complete(everything):
+                return False
+            for artifact in artifacts:
+                entries.write_manifest(layout, artifact)
+    except (DataError, RetryError):  # inputs of others are not there; another one is writing it
+        return False
+    return True
+
+
+def _are_complete(jobs: list[Job]) -> bool:
+    return all(job.why_incomplete() is None for job in jobs)
+
+
+def _artifacts(jobs: list[Job]) -> list[str]:
+    return list(dict.fromkeys(job.writer.artifact for job in jobs))
 
 
 def _together(info: StageInfo, jobs: list[Job], outcomes: list[ShardOutcome]) -> StageOutcome:
@@ -145,7 +207,7 @@ def _together(info: StageInfo, jobs: list[Job], outcomes: list[ShardOutcome]) ->
     module = importlib.import_module(f"{info.module}.run")
     lines: list[str] = []
     warnings: list[str] = []
-    for artifact in dict.fromkeys(job.writer.artifact for job in jobs):
+    for artifact in _artifacts(jobs):
         pairs = zip(jobs, outcomes, strict=True)
         numbers = [done.numbers for job, done in pairs if job.writer.artifact == artifact]
         report: Report = module.summarise(artifact, numbers)
@@ -154,18 +216,42 @@ def _together(info: StageInfo, jobs: list[Job], outcomes: list[ShardOutcome]) ->
     return StageOutcome(tuple(outcomes), tuple(lines), tuple(warnings))
 
 
-def _run_job(job: Job, progress: Progress, force: bool) -> ShardOutcome:
+def _run_each(jobs: list[Job], progress: Progress, force: bool) -> list[ShardOutcome]:
+    """One after the other. A shard that can never succeed keeps none of the others from it."""
+    outcomes: list[ShardOutcome] = []
+    failures: list[Failure] = []
+    for job in jobs:
+        try:
+            outcomes.append(run_job(job, progress, force=force))
+        except ShardError as error:
+            if len(jobs) == 1:
+                raise
+            failures.append(Failure(job.label, ShardError, str(error)))
+            progress.note(f"{job.label} failed: {error}")
+    if failures:
+        raise error_of(failures)
+    return outcomes
+
+
+def run_job(job: Job, progress: Progress, *, force: bool) -> ShardOutcome:
+    """Run one shard, unless it is complete: what every executor calls.
+
+    Raises:
+        RetryError: another process runs it.
+        FerkdError: see the stage.
+    """
     writer = job.writer
     if job.why_incomplete() is None and not force:
-        return _skipped(job)
+        return skipped(job)
     with lock.hold(writer.layout.lock(writer.artifact, writer.stem)):
         if not force and _complete_now(job):
-            return _skipped(job)
+            return skipped(job)
         numbers = job.run(writer, progress).numbers
         return ShardOutcome(job.shard, "run", numbers, job.calibration)
 
 
-def _skipped(job: Job) -> ShardOutcome:
+def skipped(job: Job) -> ShardOutcome:
+    """The outcome of a shard that is complete already."""
     entry = _entry(job.writer)
     return ShardOutcome(job.shard, "skip", entry.numbers if entry else {}, job.calibration)
 
@@ -188,36 +274,3 @@ def _entry(writer: PartWriter) -> entries.Entry | None:
         return entries.find_entry(writer.layout, writer.artifact, writer.stem)
     except DataError:
         return None
-
-
-def _clear_outdated(jobs: list[Job]) -> None:
-    """Before a whole stage runs: nothing stale may stand beside something new."""
-    for artifact in dict.fromkeys(job.writer.artifact for job in jobs):
-        mine = [job for job in jobs if job.writer.artifact == artifact]
-        layout, stage = mine[0].writer.layout, mine[0].writer.stage
-        wanted = {job.writer.stem: job.writer.key for job in mine}
-        found = {shard_of_file(path.name) for path in layout.folder(artifact).glob("*-*")}
-        for stem in sorted(part_name(shard) for shard in found if shard is not None):
-            if entries.why_incomplete(layout, artifact, stem, wanted.get(stem, "")) is not None:
-                with lock.hold(layout.lock(artifact, stem)):
-                    _clear(layout, artifact, stem, stage, wanted.get(stem), mine[0].persists)
-
-
-def _clear(
-    layout: Layout, artifact: str, stem: str, stage: str, key: str | None, persists: bool
-) -> None:
-    """Set aside or delete a part that has not this key; one without an entry is a remnant."""
-    try:
-        entry = entries.find_entry(layout, artifact, stem)
-    except DataError:
-        entry = None
-    if entry is not None and (entry.key == key or persists):
-        if entry.key != key:
-            shelf.set_aside(layout, artifact, stem, stage)
-        return
-    if entry is None and key is not None:
-        return  # this run writes it anew, or takes it up where a killed one stopped
-    entries.withdraw(layout, artifact, stem)
-    for path in layout.folder(artifact).glob(f"*-{stem.partition('-')[2]}.*"):
-        if is_of_store(path.name):  # what else lies there is somebody's
-            remove(path)

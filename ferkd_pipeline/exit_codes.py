@@ -1,6 +1,7 @@
 """The one place where an exception becomes an exit code and a message for people."""
 
 import errno
+import re
 
 import click
 
@@ -54,12 +55,16 @@ _DISK = {
     errno.EIO: "the disk failed to read or write: check the disk or the mount, then run again",
 }
 _TRANSIENT = "the file system does not answer: check the disk or the mount, then run again"
+_DEATH = re.compile(r"DataLoader worker \(pid.*?(?:killed by signal: ([^.]+)|exited unexpectedly)")
+"""What torch raises in the main thread, wherever that is; mostly where `Loading` tells of it."""
 _GONE = "check the path, or the mount if it was there before, then run again"
 
 
 def exit_code(error: BaseException) -> int:
     """Return the exit code that an exception ends the command with."""
     if isinstance(error, OSError) and error.errno in TRANSIENT_ERRNOS:
+        return AGAIN
+    if _death_of_worker(error):
         return AGAIN
     if isinstance(error, SystemExit) and isinstance(error.code, int):
         return error.code
@@ -69,7 +74,7 @@ def exit_code(error: BaseException) -> int:
 def message(error: BaseException) -> str:
     """Return what to tell people: one line a problem, without a traceback."""
     if isinstance(error, ParamsError):
-        return str(error)  # may have several problems to tell
+        return "\n".join(map(one_line, str(error).split("\n")))  # a line a problem
     if isinstance(error, FerkdError):
         return one_line(str(error))
     if isinstance(error, click.ClickException):
@@ -78,19 +83,29 @@ def message(error: BaseException) -> str:
         how = "terminated (SIGTERM)" if isinstance(error, Terminated) else "interrupted"
         return f"{how}; what was published is whole, and the same command takes the rest up again"
     if isinstance(error, OSError):
-        return _os_error(error)
+        return one_line(_os_error(error))
     if _is_want_of_memory(error):
         return "out of memory: lower batch_size or num_workers of the stage in params.yaml"
+    if death := _death_of_worker(error):
+        how = f"was killed ({death[1]})" if death[1] else "died"
+        return (
+            f"a process that loads images {how}, perhaps for want of memory or because a mapped "
+            "file was cut short; lower num_workers or batch_size and run the same command again"
+        )
     text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return one_line(f"{type(error).__name__}: {text}" if text else type(error).__name__)
 
 
 def is_expected(error: BaseException) -> bool:
     """Return whether the message says all that there is to say: no traceback would add to it."""
     known = FerkdError | click.ClickException | KeyboardInterrupt | click.Abort
-    if isinstance(error, known) or _is_want_of_memory(error):
+    if isinstance(error, known) or _is_want_of_memory(error) or _death_of_worker(error):
         return True
     return isinstance(error, OSError) and _is_of_disk(error)
+
+
+def _death_of_worker(error: BaseException) -> re.Match[str] | None:
+    return _DEATH.match(str(error)) if isinstance(error, RuntimeError) else None
 
 
 def _is_want_of_memory(error: BaseException) -> bool:

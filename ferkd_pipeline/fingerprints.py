@@ -51,7 +51,9 @@ def of_folder(folder: Path | None, key: str) -> Json:
     if folder is None:
         return None
     if not folder.exists():
-        raise DataError(f"{folder} does not exist; make it, or change {key} in params.yaml")
+        raise DataError(
+            f"{folder} does not exist; mount or make it, or change {key} in params.yaml"
+        )
     found = [(path, path.stat()) for path in files_below(folder)]
     num_bytes = sum(stat.st_size for _, stat in found)
     is_small = len(found) <= MAX_FILES_HASHED and num_bytes <= MAX_BYTES_HASHED

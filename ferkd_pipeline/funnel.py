@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import io
 import os
 import select
 import sys
@@ -28,6 +29,7 @@ def run(arguments: Sequence[str]) -> int:
         # long that beside any other busy process a step takes several times as long.
         os.environ["GOMP_SPINCOUNT"] = "10000"
     _open_closed_streams()
+    _take_any_letter()
     debug = "--debug" in arguments
     plain = [argument for argument in arguments if argument != "--debug"]
     with stopping.noticed(_left_late) as asked:
@@ -80,8 +82,15 @@ def _open_closed_streams() -> None:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
 
 
+def _take_any_letter() -> None:
+    """Let stdout and stderr show as an escape what their encoding has no letter for."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def _check_printable(arguments: Sequence[str]) -> None:
-    """Refuse an argument that would break the line in which a message names it.
+    """Refuse an argument that would break the line in which a message names it, or is no text.
 
     YAML on the command line (`calibrate preview --try`) may have line breaks and tabs.
     """
@@ -90,6 +99,8 @@ def _check_printable(arguments: Sequence[str]) -> None:
         text = argument.translate({9: None, 10: None}) if is_yaml else argument
         if any(ord(letter) < 32 or ord(letter) == 127 for letter in text):
             raise click.UsageError(f"the argument {argument!r} has control characters in it")
+        if any("\ud800" <= letter <= "\udfff" for letter in text):  # libraries take no such paths
+            raise click.UsageError(f"the argument {argument!r} is not UTF-8; rename what it names")
 
 
 def _flush() -> int | None:

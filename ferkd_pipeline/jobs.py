@@ -12,7 +12,7 @@ from stages.shared.contract import Progress, Report, ShardInputs, Source, keyed_
 from store import entries
 from store.atomic import remove
 from store.digest import sha256_json
-from store.layout import FORMAT_VERSION, is_of_store, part_name
+from store.layout import FORMAT_VERSION, part_name
 from store.parts import PartWriter
 
 
@@ -27,6 +27,12 @@ class Job:
     run: Callable[[PartWriter, Progress], Report]
     persists: bool
     """Whether outdated shards are set aside instead of replaced."""
+
+    @property
+    def label(self) -> str:
+        """What to call it to people: ``infer shard 3``."""
+        whose = "" if self.calibration is None else f" {self.calibration}"
+        return f"{self.writer.stage}{whose} shard {self.shard}"
 
     def why_incomplete(self) -> str | None:
         """None where the shard is complete under its key, else the reason. Reads no rows."""
@@ -49,20 +55,47 @@ def jobs_of(
 ) -> list[Job]:
     """The jobs of a sharded stage: all its shards (None), or those named; none is started.
 
-    ``without`` names calibrations that are left out.
+    ``without`` names calibrations that are left out. Calibrations come one after the other.
 
     Raises:
         ParamsError: a parameter is wrong.
         DataError: an input is missing or does not fit.
     """
     numbers = range(params.store.num_shards) if shards is None else shards
+    return in_order(map(opened(params, info, without=without), numbers))
+
+
+def opened(
+    params: Params, info: StageInfo, *, without: Collection[str] = ()
+) -> Callable[[int], list[Job]]:
+    """Open what all shards share, a teacher say, once; the result gives the jobs of a shard.
+
+    Raises:
+        ParamsError: a parameter is wrong.
+        DataError: an input is missing or does not fit.
+    """
+    module, source = importlib.import_module(f"{info.module}.run"), source_of(params)
     if info.name == "calibrate":
-        recipes = [recipe for recipe in _recipes(params) if recipe.name not in without]
-        return [job for recipe in recipes for job in _recipe_jobs(params, recipe, numbers)]
-    config: Any = params.section(info.name)
-    module = importlib.import_module(f"{info.module}.run")
-    inputs_of: Callable[[int], ShardInputs] = module.open_inputs(config, source_of(params))
-    return [_job(params, info.name, shard, inputs_of(shard), module, config) for shard in numbers]
+        configs = [recipe for recipe in _recipes(params) if recipe.name not in without]
+    else:
+        configs = [params.section(info.name)]
+    inputs_of: list[Callable[[int], ShardInputs]] = [
+        module.open_inputs(config, source) for config in configs
+    ]
+
+    def of_shard(shard: int) -> list[Job]:
+        pairs = zip(configs, inputs_of, strict=True)
+        return [
+            _job(params, info.name, shard, inputs(shard), module, config)
+            for config, inputs in pairs
+        ]
+
+    return of_shard
+
+
+def in_order(by_shard: Iterable[list[Job]]) -> list[Job]:
+    """The jobs of several shards, calibration by calibration."""
+    return [job for of_one in zip(*by_shard, strict=True) for job in of_one]
 
 
 def _recipes(params: Params) -> list[Any]:
@@ -86,7 +119,7 @@ def fit(params: Params, progress: Progress) -> tuple[str, ...]:
     folder = source.layout.folder("calibrated")
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
         is_old = path.is_dir() and path.name not in {recipe.name for recipe in recipes}
-        if is_old and all(is_of_store(file.name) for file in path.iterdir()):
+        if is_old and entries.is_all_ours(source.layout, f"calibrated/{path.name}"):
             remove(path)  # else somebody keeps other things there
     return tuple(lines)
 
@@ -96,12 +129,6 @@ def why_unfitted(params: Params) -> dict[str, str]:
     module, source = importlib.import_module("stages.calibrate.run"), source_of(params)
     whys = {recipe.name: module.why_unfitted(recipe, source) for recipe in _recipes(params)}
     return {name: why for name, why in whys.items() if why is not None}
-
-
-def _recipe_jobs(params: Params, recipe: Any, numbers: Iterable[int]) -> list[Job]:
-    module = importlib.import_module("stages.calibrate.run")
-    inputs_of: Callable[[int], ShardInputs] = module.open_inputs(recipe, source_of(params))
-    return [_job(params, "calibrate", shard, inputs_of(shard), module, recipe) for shard in numbers]
 
 
 def _job(

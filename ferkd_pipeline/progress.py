@@ -23,6 +23,7 @@ from rich.progress import (
 from rich.progress import Progress as RichProgress
 from rich.text import Text
 
+from ferkd_pipeline.plain import one_line
 from stages.shared.contract import Progress
 
 _SECONDS_BETWEEN_LINES = 5.0
@@ -83,16 +84,21 @@ class TerminalProgress:
         """Begin a bar of `total` units; the one before stays as it is."""
         if self._task is not None:
             self._bars.stop_task(self._task)
-        self._task = self._bars.add_task(label, total=total, unit=unit)
+        self._task = self._bars.add_task(one_line(label), total=total, unit=unit)
 
     def advance(self, amount: int = 1) -> None:
         """Move the bar."""
         if self._task is not None:
             self._bars.advance(self._task, amount)
 
+    def resize(self, total: int) -> None:
+        """The current task has other than the units that it began with."""
+        if self._task is not None:
+            self._bars.update(self._task, total=total)
+
     def note(self, message: str) -> None:
         """Print a line above the bars."""
-        self._console.print(message, markup=False, highlight=False)
+        self._console.print(one_line(message), markup=False, highlight=False)
 
 
 class LineProgress:
@@ -133,6 +139,11 @@ class LineProgress:
                 self._told = now
                 self._write(self._state(now - self._begun))
 
+    def resize(self, total: int) -> None:
+        """The current task has other than the units that it began with."""
+        with self._lock:
+            self._total = total
+
     def note(self, message: str) -> None:
         """Write the message as a line of its own."""
         with self._lock:
@@ -163,7 +174,7 @@ class LineProgress:
         return text
 
     def _write(self, line: str) -> None:
-        print(line, file=self._stream, flush=True)
+        print(one_line(line), file=self._stream, flush=True)
 
 
 def _count(number: float) -> str:

@@ -96,7 +96,8 @@ def _sweep_dead(final: Path) -> None:
 
 
 def _leftovers(final: Path) -> list[Path]:
-    return sorted(final.parent.glob(f".{glob.escape(final.name)}.*.tmp"))
+    found = final.parent.glob(f".{glob.escape(final.name)}.*.tmp")
+    return sorted(path for path in found if LEFTOVER.search(path.name))
 
 
 def has_live_writer(leftover: Path) -> bool:

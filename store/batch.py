@@ -5,6 +5,7 @@ operations a crop.
 """
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,50 @@ class RecordedOps:
     """(B, m, P) which operation; 0: none."""
     levels: NDArray[np.float32]
     """(B, m, P) how strong, in the operation's own unit."""
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedMix:
+    """What B x m crops are mixed with, each with one crop of another image; see `store.mixing`."""
+
+    kinds: NDArray[np.uint8]
+    """(B, m) how; 0: not at all."""
+    shares: NDArray[np.float32]
+    """(B, m) of the crop's own image, 0 to 1; 1 where it is not mixed."""
+    partner_ids: NDArray[np.int32]
+    """(B, m) the other image; -1 where there is none."""
+    boxes: NDArray[np.int32]
+    """(B, m, 4) top, left, height, width in pixels of the other image; 0 where there is none."""
+    flips: NDArray[np.bool_]
+    """(B, m) whether what is cut out of the other image is mirrored."""
+    cuts: NDArray[np.int16]
+    """(B, m, 4) top, left, height, width of CutMix's box in 1/256 of the crop's sides; else 0."""
+
+    def at(self, index: Any) -> "RecordedMix":
+        """Of the crops that an index of (B, m) takes."""
+        return RecordedMix(
+            self.kinds[index],
+            self.shares[index],
+            self.partner_ids[index],
+            self.boxes[index],
+            self.flips[index],
+            self.cuts[index],
+        )
+
+    def flat(self) -> "RecordedMix":
+        """Of B x m crops in a row: (B m,) and (B m, 4)."""
+        return self.reshape(self.kinds.size)
+
+    def reshape(self, *shape: int) -> "RecordedMix":
+        """With another shape of as many crops in place of (B, m)."""
+        return RecordedMix(
+            self.kinds.reshape(shape),
+            self.shares.reshape(shape),
+            self.partner_ids.reshape(shape),
+            self.boxes.reshape(*shape, 4),
+            self.flips.reshape(shape),
+            self.cuts.reshape(*shape, 4),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +83,8 @@ class FetchedCrops:
     """(B, m, C) of dense kinds, as stored."""
     ops: RecordedOps | None = field(default=None, kw_only=True)
     """What was done to the crops' pixels before the teacher saw them; None: nothing is recorded."""
+    mix: RecordedMix | None = field(default=None, kw_only=True)
+    """What they were mixed with before that; None: nothing is recorded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,3 +114,8 @@ class LabelBatch:
     stored values themselves, before any softmax, C being the outputs of the projection head."""
     ops: RecordedOps | None = None
     """What was done to the crops' pixels before the teacher saw them; None: the store has none."""
+    mix: RecordedMix | None = None
+    """What they were mixed with before that; None: the store mixes nothing."""
+    partner_targets: NDArray[np.int64] | None = None
+    """(B, m) with ``mix``: the ground-truth class of what is mixed in; where nothing is, the
+    crop's own."""

@@ -5,6 +5,7 @@ sorted, and ends with the SHA-256 of what stands before.
 """
 
 import json
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from store.entry import (
     stage_of,
 )
 from store.errors import DataError
-from store.layout import FORMAT_VERSION, Layout
+from store.layout import FORMAT_VERSION, Layout, is_of_store
 
 __all__ = [
     "Entry",
@@ -33,6 +34,7 @@ __all__ = [
     "file_records",
     "find_entry",
     "installed_versions",
+    "is_all_ours",
     "list_entries",
     "publish",
     "read_entry",
@@ -145,6 +147,20 @@ def entry_paths(layout: Layout, artifact: str) -> list[Path]:
     ]
 
 
+def is_all_ours(layout: Layout, artifact: str) -> bool:
+    """Whether all that lies in an artifact's folder is the store's own, and was made as that.
+
+    Not so in a copy of another artifact that somebody keeps under a name of his.
+    """
+    if not all(is_of_store(path.name) for path in layout.folder(artifact).iterdir()):
+        return False
+    for path in entry_paths(layout, artifact):
+        with suppress(DataError):
+            if read_entry(path).artifact != artifact:
+                return False
+    return True
+
+
 def list_entries(layout: Layout, artifact: str) -> list[Entry]:
     """All entries of an artifact, sorted by stem."""
     return [read_of(artifact, path) for path in entry_paths(layout, artifact)]
@@ -174,11 +190,11 @@ def write_manifest(layout: Layout, artifact: str) -> str:
     return digest
 
 
-def read_manifest(path: Path) -> list[Entry]:
+def read_manifest(path: Path, artifact: str | None = None) -> list[Entry]:
     """Entries of a manifest, its own digest checked.
 
     Raises:
-        DataError: missing, damaged, or of a newer format version.
+        DataError: missing, damaged, of a newer format version, or not of ``artifact``, if given.
     """
     try:
         data = path.read_bytes()
@@ -195,6 +211,11 @@ def read_manifest(path: Path) -> list[Entry]:
         check_version(raw.get("format_version"), path)  # before the spelling, which may change
     if not is_right or data != pretty_json(raw, sort=False):
         raise DataError(f"{path} does not match its own SHA-256; run `ferkd-pipeline record`")
+    if artifact not in (None, raw.get("artifact")):
+        raise DataError(
+            f"{path} is the manifest of {raw.get('artifact')}, not of {artifact}; "
+            "run `ferkd-pipeline record`"
+        )
     if not isinstance(raw.get("entries"), list):
         raise DataError(f"{path} lists no entries; run `ferkd-pipeline record`")
     return [parse_entry(entry, path) for entry in raw["entries"]]

@@ -58,6 +58,11 @@ class ImageTable:
         assert self._content_hashes is not None
         return self._content_hashes.strings()
 
+    @cached_property
+    def sizes_digest(self) -> str:
+        """Rows digest of all paths and sizes: what crops that are mixed depend on."""
+        return self.digest(0, "paths", "heights", "widths")
+
     def __len__(self) -> int:
         """Number of usable images."""
         return len(self.class_ids)
@@ -76,6 +81,18 @@ class ImageTable:
             self.heights[cut],
             self.widths[cut],
             None if hashes is None else hashes.slice(start, stop),
+            self.class_names,
+        )
+
+    def take(self, rows: NDArray[np.integer]) -> "ImageTable":
+        """These of the rows, in their order."""
+        hashes = self._content_hashes
+        return ImageTable(
+            self._paths.take(rows),
+            self.class_ids[rows],
+            self.heights[rows],
+            self.widths[rows],
+            None if hashes is None else hashes.take(rows),
             self.class_names,
         )
 

@@ -5,6 +5,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from store.atomic import LEFTOVER
 from store.errors import ParamsError
 
 FORMAT_VERSION = 1
@@ -48,8 +49,8 @@ def shard_of_file(name: str) -> int | None:
 
 def is_of_store(name: str) -> bool:
     """Whether a file in an artifact's folder is one of ours, by its name: others stay."""
-    is_leftover = name.startswith(".") and name.endswith(".tmp")
-    return is_leftover or name in _BESIDE_PARTS or shard_of_file(name) is not None
+    is_leftover = name.startswith(".") and LEFTOVER.search(name)
+    return bool(is_leftover) or name in _BESIDE_PARTS or shard_of_file(name) is not None
 
 
 def part_name(shard: int) -> str:

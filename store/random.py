@@ -35,6 +35,10 @@ class Purpose(IntEnum):
     TRAINING_DRAW = 3
     FRESH_BOX = 4
     FRESH_FLIP = 5
+    MIX = 6
+    PARTNER = 7
+    PARTNER_BOX = 8
+    PARTNER_FLIP = 9
 
 
 def path_hash(path: str) -> int:
@@ -81,8 +85,8 @@ def draw_boxes(
 ) -> NDArray[np.int32]:
     """Return the crop boxes of N images, (N, M, 4) int32: top, left, height, width in pixels.
 
-    `heights` and `widths` are (N,) pixels of the decoded images, at least 1. Boxes of a
-    ``random_crop`` plan may leave the image.
+    `heights` and `widths` are (N,) pixels of the decoded images, at least 1; or (N, M), where each
+    crop is of an image of its own. Boxes of a ``random_crop`` plan may leave the image.
     """
     num_images = len(hashes)
     boxes = np.empty((num_images, num_crops, 4), dtype=np.int32)
@@ -93,10 +97,15 @@ def draw_boxes(
             seed, hashes[part], num_crops * WORDS_PER_BOX, purpose=purpose, stream=stream
         )
         flat = words.reshape(-1, WORDS_PER_BOX)
-        height = np.repeat(np.asarray(heights[part], dtype=np.int64), num_crops)
-        width = np.repeat(np.asarray(widths[part], dtype=np.int64), num_crops)
+        height, width = (_of_each_crop(sides[part], num_crops) for sides in (heights, widths))
         boxes[part] = boxes_from_words(plan, flat, height, width).reshape(boxes[part].shape)
     return boxes
+
+
+def _of_each_crop(sides: NDArray[np.integer], num_crops: int) -> I64:
+    """Sides (n,) of images or (n, M) of crops, as those of n * M crops."""
+    own = np.asarray(sides, dtype=np.int64)
+    return np.repeat(own, num_crops) if own.ndim == 1 else own.reshape(-1)
 
 
 def draw_flips(
@@ -138,7 +147,7 @@ def draw_kept(
     Returns:
         (N, m) int64, indices into each image's list of kept crops.
     """
-    own = _mix(_mix(_words(seed) + np.uint64(Purpose.TRAINING_DRAW)) ^ hashes)
+    own = mix_words(mix_words(_words(seed) + np.uint64(Purpose.TRAINING_DRAW)) ^ hashes)
     drawn = np.empty((len(hashes), m), dtype=np.int64)
     step = max(1, _PLACES_A_CHUNK // max(1, m))
     for start in range(0, len(hashes), step):
@@ -153,12 +162,12 @@ def _draw_places(own: U64, kept: I64, first: I64, m: int) -> I64:
     """Return the kept crops at m places of B images, (m, B); all else (B,)."""
     cycle = first // kept
     place = first - cycle * kept + np.arange(m, dtype=np.int64)[:, None]
-    drawn = _shuffled(place, kept, _mix(own ^ _mix(cycle.view(np.uint64))))
+    drawn = _shuffled(place, kept, mix_words(own ^ mix_words(cycle.view(np.uint64))))
     # Images whose places lie in two permutations or more: few, so they are done again.
     across = np.flatnonzero(place[-1:] >= kept)
     if len(across):
         beyond, kept = place[:, across] // kept[across], kept[across]
-        keys = _mix(own[across] ^ _mix((cycle[across] + beyond).view(np.uint64)))
+        keys = mix_words(own[across] ^ mix_words((cycle[across] + beyond).view(np.uint64)))
         drawn[:, across] = _shuffled(place[:, across] - beyond * kept, kept, keys)
     return drawn
 
@@ -177,7 +186,7 @@ def _shuffled(index: I64, size: I64, key: U64) -> I64:
         key: (B,) or (m, B).
     """
     rounds = np.arange(_SHUFFLE_ROUNDS, dtype=np.uint64).reshape(-1, *(1,) * key.ndim)
-    factors = _mix(key + rounds)
+    factors = mix_words(key + rounds)
     # The partner takes the low half, the bit a multiply-shift hash whose factor is the key.
     sizes = np.ascontiguousarray(np.broadcast_to(size.view(np.uint64), index.shape))
     pivots = (factors & np.uint64(0xFFFFFFFF)) * size.view(np.uint64)
@@ -205,7 +214,7 @@ def _words(value: int) -> U64:
     return np.array([value], dtype=np.uint64)
 
 
-def _mix(x: U64) -> U64:
+def mix_words(x: U64) -> U64:
     """Return SplitMix64's next output for state `x`; arrays wrap silently at 2**64."""
     x = x + np.uint64(0x9E3779B97F4A7C15)
     shifted = np.empty_like(x)
@@ -225,6 +234,7 @@ __all__ = [
     "draw_flips",
     "draw_kept",
     "draw_words",
+    "mix_words",
     "path_hash",
     "path_hashes",
 ]

@@ -19,7 +19,7 @@ from store import entries
 from store.atomic import named_in_errors
 from store.entry import Entry, FileRecord
 from store.errors import DataError, RetryError
-from store.layout import Layout
+from store.layout import Layout, part_name, shard_of_file
 
 MISSING = "is missing"
 _BLOCK_BYTES = 1 << 20
@@ -83,8 +83,9 @@ def entry_beside(path: Path) -> Entry | None:
     """
     if _is_hashed.get():
         return None
-    number = path.name.split(".")[0].removeprefix("_rejects-").removeprefix("part-")
-    stems = [path.name.split(".")[0], f"part-{number}", path.parent.name]
+    shard = shard_of_file(path.name)  # also of a table beside the part: rejects, suspects
+    of_part = [] if shard is None else [part_name(shard)]
+    stems = [path.name.split(".")[0], *of_part, path.parent.name]
     planned_path, entry = _planned.get() or (None, None)
     for stem in stems:
         if path.parent / f"_{stem}.json" == planned_path:
@@ -104,10 +105,11 @@ def _entry_now(folder: Path, stem: str) -> Entry | None:
         return None  # withdrawn just now
 
 
-def check_file(path: Path) -> None:
+def check_file(path: Path) -> Entry | None:
     """Compare a file of a store with the entry beside it; nothing where there is no entry.
 
-    Where the part was published again meanwhile, the file is compared with the new entry.
+    Where the part was published again meanwhile, the file is compared with the new entry. Returns
+    the one that it agrees with.
 
     Raises:
         DataError: it is missing, damaged, or another file than its entry lists.
@@ -116,7 +118,7 @@ def check_file(path: Path) -> None:
     entry = entry_beside(path)
     for tries_left in range(_TRIES - 1, -1, -1):
         if entry is None:
-            return
+            return None
         try:
             check_named(entry, path.parent, path.name)
         except RetryError:
@@ -124,7 +126,8 @@ def check_file(path: Path) -> None:
             if entry is None or not tries_left:
                 raise
         else:
-            return
+            return entry
+    raise AssertionError("the last try raises or returns")
 
 
 def check_named(entry: Entry, folder: Path, name: str) -> None:

@@ -39,6 +39,16 @@ SUSPECTS = pa.schema(
 )
 SCORES = pa.schema([("image_id", pa.int32()), ("score", pa.float32())])
 CROPS = pa.schema([*_KEY, *_BOX, ("flip", pa.bool_())])
+MIX = pa.schema(
+    [
+        ("mix", pa.uint8()),
+        ("share", pa.float32()),
+        ("partner_id", pa.int32()),
+        *[(f"partner_{name}", kind) for name, kind in _BOX],
+        ("partner_flip", pa.bool_()),
+        *[(f"cut_{name}", pa.int16()) for name, _ in _BOX],
+    ]
+)
 CALIBRATED = pa.schema(
     [
         *_KEY,
@@ -49,14 +59,17 @@ CALIBRATED = pa.schema(
 )
 
 
-def crops(num_ops: int) -> pa.Schema:
-    """Columns of a table of crops with ``num_ops`` recorded operations; of none it is `CROPS`."""
+def crops(num_ops: int, *, has_mix: bool = False) -> pa.Schema:
+    """Columns of a table of crops with ``num_ops`` recorded operations, and those of mixing.
+
+    Of none it is `CROPS`.
+    """
     pairs = [
         field
         for place in range(num_ops)
         for field in ((f"op_{place}", pa.uint8()), (f"level_{place}", pa.float32()))
     ]
-    return pa.schema([*CROPS, *pairs])
+    return pa.schema([*CROPS, *pairs, *(MIX if has_mix else ())])
 
 
 def soft(num_stored: int, *, has_max_prob: bool, has_outside_prob: bool) -> pa.Schema:

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from store.atomic import named_in_errors, replace_file
 from store.digest import canonical_json
-from store.entry import check_version
-from store.errors import DataError
+from store.entry import Entry, check_version
+from store.errors import DataError, FerkdError
 from store.layout import FORMAT_VERSION
 from store.recorded import check_file
 
@@ -27,7 +27,8 @@ ROW_GROUP_ROWS = 400_000
 _ZSTD_LEVEL = 6  # class ids are as small as with 9, and twice as fast; 15 saves 6 % at an eighth
 _PAGE_ROWS = 131_072  # byte planes begin where zstd's blocks of 128 KiB do: boxes lose 2.5 %
 _CLASS_PAGE_ROWS = 30_000  # below 128 KiB zstd looks harder for short matches: ids lose 1.5 %
-_BOX_COLUMNS = ("top", "left", "height", "width")
+_SIDES = ("top", "left", "height", "width")
+_BOX_COLUMNS = (*_SIDES, *(f"partner_{name}" for name in _SIDES))
 
 
 def write_table(
@@ -41,7 +42,8 @@ def write_table(
     table = table.replace_schema_metadata({METADATA_KEY: canonical_json(described)})
     names = table.column_names
     class_ids = {name for name in names if name.startswith("class_")}
-    plain = class_ids | {name for name in names if name in _BOX_COLUMNS}
+    # An image that several crops in a row are mixed with is a match for zstd, not for a dictionary.
+    plain = class_ids | {name for name in names if name in (*_BOX_COLUMNS, "partner_id")}
     with replace_file(path) as partial:
         pq.write_table(
             table,
@@ -63,10 +65,11 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     Raises:
         DataError: the file is missing, damaged, not as recorded, or of a newer format version.
     """
-    check_file(path)
+    entry = check_file(path)
     # Opened once: by its name, pyarrow opens it more than once, and a writer may replace it between
     # footer and pages. Rows of the two together are neither's.
     with damage_is_told(path), pa.OSFile(str(path)) as file:
+        _check_rows(path, pq.read_metadata(file).num_rows, entry)
         table = pq.read_table(
             file,
             columns=None if columns is None else list(columns),
@@ -85,11 +88,21 @@ def open_table(path: Path) -> pq.ParquetFile:
     Raises:
         DataError: the file is missing, damaged, not as recorded, or of a newer format version.
     """
-    check_file(path)
+    entry = check_file(path)
     with damage_is_told(path):
         file = pq.ParquetFile(path, page_checksum_verification=True)
+        _check_rows(path, file.metadata.num_rows, entry)
         check_described(path, file.schema_arrow.empty_table())
     return file
+
+
+def _check_rows(path: Path, num_rows: int, entry: Entry | None) -> None:
+    """Refuse other rows than a part's entry tells, before memory is taken for them."""
+    if entry is not None and entry.stem == path.stem and entry.rows != num_rows:
+        raise DataError(
+            f"{path} has {num_rows:,} rows, but its entry tells of {entry.rows:,}; delete it and "
+            f"run `{entry.remake}` again"
+        )
 
 
 @contextmanager
@@ -102,6 +115,8 @@ def damage_is_told(path: Path) -> Iterator[None]:
         raise
     except FileNotFoundError:
         raise DataError(f"{path} is missing; run the stage that writes it") from None
+    except UnicodeEncodeError:  # a name that Arrow does not take says nothing of what is in it
+        raise FerkdError(f"{str(path)!r} is a name that is not UTF-8; rename the folder") from None
     except (pa.ArrowException, OSError, ValueError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise  # permission, a failing disk: says nothing about what the file holds

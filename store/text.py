@@ -74,6 +74,10 @@ class TextColumn:
         own = data[ends[self._start] : ends[self._stop]]
         return FramedText(self._stop - self._start, own)
 
+    def take(self, rows: NDArray[np.integer]) -> "TextColumn":
+        """These of the rows, in their order."""
+        return TextColumn.of(self._array.take(pa.array(rows)))
+
     def packed(self, rows: NDArray[np.integer]) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
         """Where each of ``rows`` ends in the UTF-8 of all of them, and these bytes."""
         chosen = self._array.cast(pa.large_binary()).take(pa.array(rows))

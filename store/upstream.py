@@ -1,6 +1,6 @@
 """Refusing inputs that do not fit together, with both files and the remedy named."""
 
-from store import entries, images
+from store import entries, images, mixing
 from store.entries import Entry
 from store.errors import DataError
 from store.images import ImageTable
@@ -52,10 +52,31 @@ def require_labelled(layout: Layout, table: ImageTable, start: int, stop: int, s
         DataError: they have other bytes now.
     """
     predictions = entries.find_entry(layout, "predictions", stem)
-    if predictions is not None:
-        shown = table.slice(start, stop).digest(start, "paths", "class_ids", "content_hashes")
-        listed = str(layout.table("images", images.STEM))
-        require_fit(layout, predictions, "images", shown, listed)
+    if predictions is None:
+        return
+    shown = table.slice(start, stop).digest(start, "paths", "class_ids", "content_hashes")
+    listed = str(layout.table("images", images.STEM))
+    require_fit(layout, predictions, "images", shown, listed)
+    crops = require(layout, "crops", stem, "sample")
+    if mixing.has_mix(crops):
+        mixed = mixing.files_digest(table, mixing.partners_of(layout, crops))
+        require_fit(layout, predictions, "partners", mixed, listed)
+
+
+def require_crops(layout: Layout, table: ImageTable, num_shards: int, shard: int) -> Entry:
+    """The crops of a shard, checked against the images.
+
+    Raises:
+        DataError: they are missing, or were drawn for other images.
+    """
+    start, stop = images.shard_bounds(len(table), num_shards, shard)
+    listed = str(layout.table("images", images.STEM))
+    crops = require(layout, "crops", part_name(shard), "sample")
+    sampled = table.slice(start, stop).digest(start, "paths", "heights", "widths")
+    require_fit(layout, crops, "images", sampled, listed)
+    if mixing.has_mix(crops):
+        require_fit(layout, crops, "partners", table.sizes_digest, listed)
+    return crops
 
 
 def require_labels(
@@ -72,9 +93,7 @@ def require_labels(
     start, stop = images.shard_bounds(len(table), num_shards, shard)
     own = table.slice(start, stop)
     listed = str(layout.table("images", images.STEM))
-    crops = require(layout, "crops", stem, "sample")
-    sampled = own.digest(start, "paths", "heights", "widths")
-    require_fit(layout, crops, "images", sampled, listed)
+    crops = require_crops(layout, table, num_shards, shard)
     soft = require(layout, "soft", stem, "compress")
     drawn = str(layout.table("crops", stem))
     require_fit(layout, soft, "crops", crops.rows_digest, drawn)

@@ -1,6 +1,7 @@
 """Commands in processes of their own that tests kill: forked, for importing torch takes seconds."""
 
 import contextlib
+import gc
 import itertools
 import os
 import signal
@@ -12,6 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from ferkd_pipeline import cli
+
+# What the parent had made is no garbage of a child's: else each collection would go through all of
+# it, and copy the memory that it lies in.
+os.register_at_fork(after_in_child=gc.freeze)
 
 _CHANGES = ("rename", "replace", "link", "unlink", "mkdir", "rmdir")
 """Functions of `os` that make files appear and disappear."""

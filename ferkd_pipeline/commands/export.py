@@ -9,6 +9,7 @@ from typing import Literal
 import click
 
 from ferkd_pipeline.commands.options import json_option, params_option, print_json
+from ferkd_pipeline.plain import say
 from store.units import readable_bytes
 
 EPILOG = """
@@ -63,5 +64,5 @@ def export(
     if as_json:
         print_json(dataclasses.asdict(done))
         return
-    click.echo(f"{done.file}: {done.num_tensors} tensors, {readable_bytes(done.num_bytes)}")
-    click.echo(done.how_to_load)
+    say(f"{done.file}: {done.num_tensors} tensors, {readable_bytes(done.num_bytes)}")
+    say(done.how_to_load)

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import click
 
+from ferkd_pipeline.plain import say
+
 EPILOG = """
 \b
 Example:
@@ -78,10 +80,10 @@ def init(
         made = scaffold.update(folder)
     else:
         made = scaffold.create(folder, recipe, images, val, force=force)
-    click.echo(f"{folder}: wrote {', '.join(made.written)}")
+    say(f"{folder}: wrote {', '.join(made.written)}")
     for note in made.notes:
-        click.echo(f"Note: {note}", err=True)
-    click.echo(f"Next: cd {folder} && dvc repro")
+        say(f"Note: {note}", err=True)
+    say(f"Next: cd {folder} && dvc repro")
 
 
 def _list(context: click.Context) -> None:

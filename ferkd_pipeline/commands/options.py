@@ -1,11 +1,12 @@
 """Options that several commands share, and how they print."""
 
 import json
+import sys
 from pathlib import Path
 
 import click
 
-from ferkd_pipeline.plain import one_line
+from ferkd_pipeline.plain import say
 
 params_option = click.option(
     "--params",
@@ -23,9 +24,14 @@ json_option = click.option(
 
 def print_json(value: object) -> None:
     """Print a result for scripts, on stdout."""
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:  # JSON has escapes of its own for what stdout has no letter for
+        text = json.dumps(value, indent=2)
+    click.echo(text)
 
 
 def warn(message: str) -> None:
     """Print a sentence that deserves attention, on stderr."""
-    click.echo(f"Warning: {one_line(message)}", err=True)
+    say(f"Warning: {message}", err=True)

@@ -7,6 +7,7 @@ import click
 
 from ferkd_pipeline import stage_table
 from ferkd_pipeline.commands.options import json_option, params_option, print_json
+from ferkd_pipeline.plain import say
 
 EPILOG = """
 \b
@@ -40,4 +41,4 @@ def record(name: str | None, params_path: Path, as_json: bool) -> None:
     for outcome in outcomes:
         shards = f"{outcome.num_shards} shards complete, {outcome.manifest}"
         done = shards if outcome.manifest else "complete"
-        click.echo(f"{outcome.stage}: {done}; {outcome.dvc}")
+        say(f"{outcome.stage}: {done}; {outcome.dvc}")

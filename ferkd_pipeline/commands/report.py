@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from ferkd_pipeline.commands.options import params_option
+from ferkd_pipeline.plain import say
 
 EPILOG = """
 \b
@@ -46,4 +47,4 @@ def report(params_path: Path, metrics: Path, out: Path, quiet: bool, no_page: bo
     if not no_page:
         reports.write_page(found, out)
         if not quiet:
-            click.echo(f"{out}: the same with figures", err=True)
+            say(f"{out}: the same with figures", err=True)

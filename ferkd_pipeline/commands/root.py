@@ -3,14 +3,17 @@
 import click
 
 from ferkd_pipeline import __version__
+from ferkd_pipeline.commands.bench import bench
 from ferkd_pipeline.commands.calibrate import calibrate
 from ferkd_pipeline.commands.export import export
 from ferkd_pipeline.commands.init import init
 from ferkd_pipeline.commands.params import params
+from ferkd_pipeline.commands.plan import plan
 from ferkd_pipeline.commands.record import record
 from ferkd_pipeline.commands.report import report
 from ferkd_pipeline.commands.stage import stage
 from ferkd_pipeline.commands.store import store
+from ferkd_pipeline.commands.teacher import teacher
 from ferkd_pipeline.commands.trace import trace
 
 EPILOG = """
@@ -37,5 +40,7 @@ def root() -> None:
     """
 
 
-for _command in (init, params, stage, record, store, calibrate, export, report, trace):
+_RUN = (init, params, plan, stage, record)
+_LOOK = (store, teacher, calibrate, bench, export, report, trace)
+for _command in (*_RUN, *_LOOK):
     root.add_command(_command)

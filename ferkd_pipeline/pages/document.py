@@ -1,6 +1,7 @@
 """One HTML page: style inside, no script, nothing from elsewhere."""
 
 import html
+import re
 
 from ferkd_pipeline.pages.table import Table
 
@@ -23,14 +24,19 @@ div.wide { overflow-x: auto }
 """
 
 
+_NO_LETTERS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+"""What HTML does not allow: names of files and classes may hold it."""
+
+
 def document(title: str, heading: str, body: str, style: str = "") -> str:
     """Return a whole page; ``style`` is added to the common one."""
-    return (
+    page = (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{html.escape(title)}</title>\n<style>{_STYLE}{style}</style>\n</head>\n<body>\n"
         f"<h1>{html.escape(heading)}</h1>\n{body}\n</body>\n</html>\n"
     )
+    return _NO_LETTERS.sub("\N{REPLACEMENT CHARACTER}", page)
 
 
 def table_section(table: Table, figure: str = "") -> str:

@@ -3,6 +3,7 @@
 import html
 import io
 import re
+import warnings
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -39,7 +40,12 @@ def svg(figure: Figure, label: str) -> str:
     Figures of one page need different labels: ids within them are made from it.
     """
     out = io.StringIO()
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": label}):
+    with (
+        matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": label}),
+        warnings.catch_warnings(),
+    ):
+        # Text stays text: whatever shows the page has the letters that are missing here.
+        warnings.filterwarnings("ignore", r"Glyph .* missing from font", UserWarning)
         figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
     found = out.getvalue()
     found = found[found.index("<svg") :].replace("#000000", "currentColor")

@@ -20,7 +20,8 @@ def curves(found: Mapping[str, Curve]) -> str:
     axes = plain(figure.add_subplot())
     for (arm, curve), colour in zip(found.items(), colours(len(found)), strict=True):
         steps, mean, std = (np.array(values) for values in (curve.steps, curve.mean, curve.std))
-        axes.plot(steps, 100 * mean, color=colour, linewidth=2, label=arm_name(arm), marker=".")
+        label = _plain_text(arm_name(arm))
+        axes.plot(steps, 100 * mean, color=colour, linewidth=2, label=label, marker=".")
         axes.fill_between(
             steps, 100 * (mean - std), 100 * (mean + std), color=colour, alpha=0.2, linewidth=0
         )
@@ -28,6 +29,11 @@ def curves(found: Mapping[str, Curve]) -> str:
     axes.set_ylabel("top-1 on val, %")
     axes.legend(frameon=False, loc="lower right")
     return svg(figure, "Top-1 accuracy of the students along the way, mean and deviation")
+
+
+def _plain_text(text: str) -> str:
+    """Between two dollars matplotlib would read a formula."""
+    return text.replace("$", r"\$")
 
 
 def max_prob(counts: NDArray[np.int64]) -> str:

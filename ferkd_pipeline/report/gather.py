@@ -79,7 +79,7 @@ def gather(metrics: Path, root: Path, stages: Collection[str] | None = None) -> 
         student=read("train", "summary.json", measured.Trained),
         linear=read("linear", "summary.json", measured.Trained),
         evaluation=evaluation.root if evaluation else {},
-        artifacts=tuple(labels.artifacts(root)),
+        artifacts=tuple(labels.artifacts(root, calibrations)),
         max_prob=labels.max_prob_histogram(root),
         actions={name: labels.actions(root, name) for name in calibrations},
     )

@@ -3,15 +3,14 @@
 Legend: N crops of a shard.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from store import entries
-from store.errors import DataError
+from store import entries, tables
 from store.layout import Layout
 from store.notebook.label_store import LabelStore
 from store.overlay import Action
@@ -32,10 +31,13 @@ class Artifact:
     """Digest of the weights that made it, where a teacher did."""
 
 
-def artifacts(root: Path) -> list[Artifact]:
-    """Return every artifact that has a complete shard, in the order of the data's way."""
+def artifacts(root: Path, calibrated: Iterable[str]) -> list[Artifact]:
+    """Return every artifact that has a complete shard, in the order of the data's way.
+
+    ``calibrated`` are those of them that are calibrations.
+    """
     layout = Layout.beside(root)
-    names = ["images", "crops", "predictions", "soft", *calibrations(root)]
+    names = ["images", "crops", "predictions", "soft", *calibrated]
     found = [(name, entries.list_entries(layout, name)) for name in names]
     return [_artifact(name, listed) for name, listed in found if listed]
 
@@ -73,19 +75,15 @@ def max_prob_histogram(root: Path) -> NDArray[np.int64]:
 
 
 def actions(root: Path, calibration: str) -> dict[str, int]:
-    """Return how many crops each action of a calibration took, those that took any."""
-    counts = np.zeros(256, dtype=np.int64)
-    for path in sorted((root / calibration).glob("part-*.parquet")):
-        with _opened(path) as file:
+    """Return how many crops each action of a calibration took, those that took any.
+
+    Raises:
+        DataError: a part is damaged.
+    """
+    counts, layout = np.zeros(256, dtype=np.int64), Layout.beside(root)
+    for entry in entries.list_entries(layout, calibration):
+        path = layout.table(calibration, entry.stem)
+        with tables.damage_is_told(path), tables.open_table(path) as file:
             for batch in file.iter_batches(columns=["action"], batch_size=1 << 20):
                 counts += np.bincount(batch.column(0).to_numpy(), minlength=256)
     return {action.name.lower(): int(counts[action]) for action in Action if counts[action]}
-
-
-def _opened(path: Path) -> pq.ParquetFile:
-    try:
-        return pq.ParquetFile(path, page_checksum_verification=True)
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"{path}: cannot be read ({error}); run `ferkd-pipeline store verify`"
-        ) from None

@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.text import Text
 from rich.tree import Tree
 
+from ferkd_pipeline.plain import one_line
 from ferkd_pipeline.trace.node import Node
 
 _WIDTH = 100
@@ -25,7 +26,7 @@ def show(node: Node) -> None:
     """Print the tree and, below it, whether everything is still there."""
     console = Console() if sys.stdout.isatty() else Console(width=_WIDTH)
     console.print(_tree(node))
-    console.print(Text(_verdict(node)))
+    console.print(Text(one_line(_verdict(node))))
 
 
 def _tree(node: Node) -> Tree:
@@ -42,12 +43,12 @@ def _add(tree: Tree, node: Node) -> None:
 
 
 def _label(node: Node) -> Text:
-    text = Text(node.what, style="bold")
+    text = Text(one_line(node.what), style="bold")
     if node.digest:
         text.append(f"  {node.digest[:_DIGEST_LETTERS]}", style="not bold cyan")
-    text.append(f"  {_state(node)}", style=f"not bold {_STYLES[node.state]}")
+    text.append(f"  {one_line(_state(node))}", style=f"not bold {_STYLES[node.state]}")
     for fact in node.facts:
-        text.append(f"\n{fact}", style="not bold")
+        text.append(f"\n{one_line(fact)}", style="not bold")
     return text
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ferkd_pipeline import fingerprints, own_code
+from ferkd_pipeline import fingerprints, mapped, own_code
 from ferkd_pipeline.params import Params
 from ferkd_pipeline.trace.lineage import lineage_of, lineage_of_labels
 from ferkd_pipeline.whole.common import (
@@ -161,6 +161,7 @@ def compare(params: Params) -> Whole:
 
 def _view(params: Params, calibration: str | None) -> ViewPlan:
     layout, num_shards = layout_of(params), params.store.num_shards
+    mapped.tell_of_lost_files()
     return plan_view(layout, num_shards, images_folder(params), calibration)
 
 

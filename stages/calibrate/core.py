@@ -61,8 +61,8 @@ def needs(steps: Sequence[Step]) -> Needs:
 def apply(steps: Sequence[Step], fit: Fit, crops: Crops) -> Verdict:
     """Return the verdict on every crop, and how many there are of each.
 
-    An image whose crops are all dropped keeps them as softened ground truth; a suspected one keeps
-    the teacher's labels.
+    An image whose crops are all dropped keeps them as softened ground truth; one that is suspected,
+    or of a store whose crops are mixed, keeps the teacher's labels.
 
     Args:
         steps: of one recipe.
@@ -99,15 +99,15 @@ class _State:
     a: F64
     b: F64
     suspected: Mask
-    """(N,) crops of images whose ground truth is in doubt."""
+    """(N,) crops of images whose ground truth is in doubt; all where crops are mixed."""
 
     @classmethod
     def start(cls, crops: Crops) -> "_State":
         """Every crop is kept, but those without a prediction."""
         rejected = crops.rejected
         action = np.where(rejected, Action.REJECT, Action.KEEP).astype(np.uint8)
-        nobody = np.zeros(len(action), dtype=np.bool_)
-        return cls(action, np.ones(len(action)), np.zeros(len(action)), nobody)
+        in_doubt = np.full(len(action), crops.is_mixed, dtype=np.bool_)
+        return cls(action, np.ones(len(action)), np.zeros(len(action)), in_doubt)
 
     @property
     def open(self) -> Mask:

@@ -48,6 +48,11 @@ class Counts:
         """Crops with a verdict: all but the rejected ones."""
         return sum(self.actions.values()) - self.actions.get("reject", 0)
 
+    @property
+    def _softens(self) -> bool:
+        """Whether what is restored was softened, which crops that are mixed cannot be."""
+        return bool(self.actions.get("soften"))
+
     def shares(self) -> dict[str, float]:
         """Return the share of each action and group among the crops with a verdict."""
         total = max(1, self.num_crops)
@@ -91,7 +96,8 @@ class Counts:
         if self.restored_images:
             lines.append(
                 f"{self.restored_images:,} images would have lost all their crops: their "
-                f"{self.restored_crops:,} crops stay as softened ground truth"
+                f"{self.restored_crops:,} crops stay as "
+                + ("softened ground truth" if self._softens else "the teacher labelled them")
             )
         return tuple(lines)
 
@@ -108,7 +114,12 @@ class Counts:
         if self.restored_images > _MANY_RESTORED * self.num_images:
             found.append(
                 f"{self.restored_images:,} of {self.num_images:,} images would lose all their "
-                "crops and keep softened ground truth alone: what the teacher says of them is lost"
+                "crops and keep "
+                + (
+                    "softened ground truth alone: what the teacher says of them is lost"
+                    if self._softens
+                    else "all of them: thresholds have no effect there"
+                )
             )
         return tuple(found)
 

@@ -34,6 +34,8 @@ class Crops:
     """As they are served; needed by revise."""
     is_taught: Mask | None = None
     """(N,) whether the crop's image is among those selected for the teacher; needed by select."""
+    is_mixed: bool = False
+    """Whether crops hold a part of another image: no ground truth is written into such labels."""
 
     @property
     def rejected(self) -> Mask:

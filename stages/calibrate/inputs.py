@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from stages.calibrate import fit as fitting
+from stages.calibrate import mixed
 from stages.calibrate.fit import Evidence, Fit
 from stages.calibrate.recipe import Inputs, Recipe, label_of
 from stages.calibrate.reliability import Reliability
@@ -28,10 +29,13 @@ def fit(recipes: Sequence[Recipe], source: Source, progress: Progress) -> list[F
 
     Raises:
         DataError: labels or scores are missing, or labels differ in kind.
-        ParamsError: the thresholds of one drop every crop.
+        ParamsError: the thresholds of one drop every crop, or crops are mixed and a step of one
+            needs their ground truth.
     """
     table = images.load(source.layout)
     softs = all_soft(source, table)
+    for recipe in recipes:
+        mixed.check(recipe.name, recipe.steps, source.layout, softs[0])
     keys = [_fit_key(recipe, source, table, softs) for recipe in recipes]
     kept = [
         _recorded_fit(recipe, source.layout, key) for recipe, key in zip(recipes, keys, strict=True)
@@ -141,6 +145,7 @@ def open_inputs(recipe: Recipe, source: Source) -> Callable[[int], Inputs]:
 
     Raises:
         DataError: labels are missing, or there is no fit of these labels and parameters.
+        ParamsError: crops are mixed, and a step needs their ground truth.
     """
     table = images.load(source.layout)
     recorded = fit_file.read(source.layout, recipe.artifact)
@@ -151,6 +156,7 @@ def open_inputs(recipe: Recipe, source: Source) -> Callable[[int], Inputs]:
 
     def of_shard(shard: int) -> Inputs:
         soft = soft_of(source, table, shard)
+        mixed.check(recipe.name, recipe.steps, source.layout, soft)
         why = _why_other(recorded, of_all or _fit_key(recipe, source, table, [soft]))
         if recorded is None or why is not None:
             raise DataError(

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from stages.calibrate import core
 from stages.calibrate.crops import Crops
 from stages.calibrate.fit import Fit
+from stages.calibrate.mixed import is_mixed
 from stages.calibrate.served import served_labels
 from stages.calibrate.steps import Step
 from stages.shared.contract import Json
@@ -85,6 +86,7 @@ def read_crops(part: SoftPart, steps: Sequence[Step], inputs: Inputs) -> Crops:
         top_class=part.top_class() if needs.top_class else None,
         labels=served_labels(part) if needs.labels else None,
         is_taught=is_taught(inputs, scalars.image_ids),
+        is_mixed=is_mixed(inputs.layout, inputs.soft),
     )
 
 

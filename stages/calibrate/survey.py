@@ -15,7 +15,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.calibrate import core, whole_store
+from stages.calibrate import core, mixed, whole_store
 from stages.calibrate import fit as fitting
 from stages.calibrate.counts import Counts
 from stages.calibrate.crops import Crops
@@ -94,6 +94,8 @@ def preview(
     """
     table = images.load(source.layout)
     softs = whole_store.all_soft(source, table)
+    for each in recipes:
+        mixed.check(each.name, each.steps, source.layout, softs[0])
     sample = Pieces.choose(source.layout, softs)
     is_whole = everything or not sample.is_sample
     wanted = {on for each in recipes for on in fitting.needed_probabilities(each.steps)}
@@ -291,4 +293,5 @@ def _crops_of(rows: LabelRows, made_of: Inputs, served: ServedLabels) -> Crops:
         top_class=rows.first_class(),
         labels=served,
         is_taught=is_taught(made_of, rows.image_ids),
+        is_mixed=mixed.is_mixed(made_of.layout, made_of.soft),
     )

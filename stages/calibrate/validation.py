@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from stages.calibrate import fit as fitting
+from stages.calibrate.mixed import is_mixed
 from stages.calibrate.recipe import Recipe
 from stages.calibrate.reliability import Reliability
 from stages.calibrate.whole_store import reliability, soft_of
@@ -37,8 +38,8 @@ def open_validation(
     """The labels of a store of images that the teacher never saw, of all of its shards.
 
     Raises:
-        DataError: it is not one: missing, incomplete, of other classes or of another teacher, or of
-            images that this store has too.
+        DataError: it is not one: missing, incomplete, of other classes or of another teacher, of
+            images that this store has too, or of mixed crops.
     """
     layout, key = Layout.beside(Path(root)), f"calibrate.{name}: validation is {root}"
     if not layout.entry("images", images.STEM).exists():
@@ -64,6 +65,11 @@ def open_validation(
         raise DataError(
             f"{layout.folder('soft')} holds no labels; run the stages index to compress for the "
             "validation images first"
+        )
+    if any(is_mixed(layout, soft) for soft in softs):
+        raise DataError(
+            f"{key}, whose crops are mixed with other images (sample.mix), so that no class is "
+            "right for them; make the validation store without"
         )
     _check_teachers(own, layout)
     return layout, softs

@@ -12,7 +12,7 @@ from stages.shared import models
 from stages.shared.contract import Json, Progress, Report
 from stages.shared.model_config import ModelConfig
 from stages.shared.training.batches import CropView, Labels, StoredCrops
-from stages.shared.training.checks import check_classes, check_loss, check_temperature
+from stages.shared.training.checks import check_classes, check_loss, check_mix, check_temperature
 from stages.shared.training.config import LearnerConfig
 from stages.shared.training.evaluation import EvaluationSet, Evaluator, read_class_folder
 from stages.shared.training.fit import Places
@@ -107,6 +107,7 @@ def _check_arms(config: Config, inputs: Inputs) -> None:
         )
     for arm in config.arms:
         view = _view(inputs, arm)
+        check_mix(inputs.student, view)
         if arm == ONLINE and inputs.online_teacher is None:
             raise ParamsError(
                 "compare.arms has 'online', but train.online_teacher is not given; name the "

@@ -49,13 +49,17 @@ class Blocks:
         inputs: Inputs,
         output: PartWriter,
         progress: Progress,
+        crops: Crops | None = None,
         clock: Clock | None = None,
     ) -> None:
-        """Open the work folder of the shard's key, made where there is none."""
+        """Open the work folder of the shard's key, made where there is none.
+
+        ``crops`` are those of the inputs, which are read where they are not given.
+        """
         self._config, self._inputs = config, inputs
         self._output, self._progress = output, progress
         self._clock = NoClock() if clock is None else clock
-        self._crops = Crops(*inputs.read_crops())
+        self._crops = Crops(*inputs.read_crops()) if crops is None else crops
         self._labeller = Labeller(config, inputs, self._crops, self._clock)
         self.folder = inputs.layout.resumable("infer", output.key)
         self.attributes: dict[str, Json] = inputs.kept.attributes()
@@ -74,6 +78,13 @@ class Blocks:
         self.num_copied = 0
         """Crops whose prediction was copied from an earlier shard."""
 
+    def main_classes(self, start: int, stop: int) -> NDArray[np.int32]:
+        """The ground truth (images, M or 1) of crops; of mixed ones that of the larger share."""
+        mixed = self._crops.mixed
+        if mixed is not None:
+            return mixed.main_classes(start, stop)
+        return self._inputs.images.class_ids[start:stop, None]
+
     def _recover_unpublished(self) -> None:
         """Take back arrays that a killed run had moved into place without publishing them."""
         output, own = self._output, self.folder / "arrays.zarr"
@@ -84,7 +95,7 @@ class Blocks:
             rename(final, own)
 
     def write_all(self, before: Callable[[], None] = lambda: None) -> None:
-        """Write every block that is not written yet; call ``before`` where any crop needs a teacher.
+        """Write every block that is not written yet; call ``before`` if a crop needs the teachers.
 
         Raises:
             ShardError: a teacher gave NaN or infinity, or too many images are unusable.
@@ -102,7 +113,7 @@ class Blocks:
         if not left:
             return
         crops = self._crops
-        keys = crop_keys(inputs.images, crops.boxes, crops.flips, crops.ops)
+        keys = crop_keys(inputs.images, crops.boxes, crops.flips, crops.ops, crops.mixed)
         donors = Donors.find(inputs.layout, self._output.lineage, keys)
         with Background() as background:
             lists = _told(before, self._begin(left, keys, donors, background))
@@ -120,8 +131,8 @@ class Blocks:
         return True
 
     def _are_unusable(self, rejects: dict[int, str]) -> bool:
-        decoded = self._labeller.feed.decoded
-        return all(decoded.why_unusable(image) == reason for image, reason in rejects.items())
+        feed = self._labeller.feed
+        return all(feed.is_unusable(image, reason) for image, reason in rejects.items())
 
     def _begin(
         self,

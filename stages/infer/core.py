@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stages.infer.config import Config
+from stages.infer.mixed import Mixed
 from stages.shared.contract import Json
 from store.arrays import ArraySpec, class_dtype, reject_value
 from store.batch import RecordedOps
@@ -28,6 +29,17 @@ _FLOAT16_LOWEST = -65504.0
 _LARGE = 1024.0
 """Logits above it leave float32 too few bits for the differences that probabilities are made of."""
 _OP_PAIR = np.dtype([("code", "<i4"), ("level", "<f4")])
+_MIX = np.dtype(
+    [
+        ("partner", "<u8"),
+        ("box", "<i4", 4),
+        ("flip", "<i4"),
+        ("mix", "<i4"),
+        ("share", "<f4"),
+        ("cut", "<i4", 4),
+    ]
+)
+"""52 bytes: with any number of pairs of 8 no sum of them, so no two spellings are alike."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,8 +156,10 @@ def crop_keys(
     boxes: NDArray[np.int32],
     flips: NDArray[np.bool_],
     ops: RecordedOps | None = None,
+    mixed: Mixed | None = None,
 ) -> NDArray[np.uint64]:
-    """Name of each crop by what it shows: path, bytes of the file, class, box, flip and operations.
+    """Name of each crop by what it shows: path, bytes of the file, class, box, flip, operations and
+    what it is mixed with.
 
     Returns (N, M). A row of an earlier part with the same name holds the same prediction of the
     same teacher.
@@ -154,6 +168,8 @@ def crop_keys(
     packed = np.concatenate([boxes, flips[..., None].astype(np.int32)], axis=2).astype("<i4")
     rows = packed.reshape(-1, 5).tobytes()
     done = [b""] * (num_images * num_crops) if ops is None else _spelled(ops)
+    if mixed is not None:
+        done = [one + other for one, other in zip(done, _spelled_mix(mixed), strict=True)]
     keys = np.empty(num_images * num_crops, np.uint64)
     for i in range(num_images):
         name = f"{images.paths[i]}\0{images.content_hashes[i]}\0{images.class_ids[i]}"
@@ -169,3 +185,19 @@ def _spelled(ops: RecordedOps) -> list[bytes]:
     pairs["code"] = ops.codes.reshape(pairs.shape)
     pairs["level"] = ops.levels.reshape(pairs.shape)
     return [row[row["code"] != 0].tobytes() for row in pairs]
+
+
+def _spelled_mix(mixed: Mixed) -> list[bytes]:
+    """What each crop is mixed with; nothing where it is not."""
+    images, mix = mixed.images, mixed.mix.flat()
+    partners, which = np.unique(mixed.rows.reshape(-1), return_inverse=True)
+    names = np.zeros(len(partners), np.uint64)
+    for place, row in enumerate(partners.tolist()):
+        if row >= 0:
+            name = f"{images.paths[row]}\0{images.content_hashes[row]}"
+            names[place] = xxhash.xxh3_64_intdigest(name.encode())
+    spelled = np.empty(mix.kinds.size, _MIX)
+    values = (names[which], mix.boxes, mix.flips, mix.kinds, mix.shares, mix.cuts)
+    for name, column in zip(_MIX.names or (), values, strict=True):
+        spelled[name] = column
+    return [row.tobytes() if row["mix"] else b"" for row in spelled]

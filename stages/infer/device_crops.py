@@ -13,6 +13,7 @@ from torch import Tensor
 from stages.infer.clock import Clock
 from stages.infer.feed import Batch, Crops, PixelKey
 from stages.shared.device_pixels import CropTable, resize_crops
+from stages.shared.mixed import mix_crops, partners_of
 from stages.shared.recorded import replay
 from store.batch import RecordedOps
 
@@ -71,28 +72,40 @@ class DeviceCrops:
         if not usable.any():
             return self._black(size)
         wanted = rows[usable]
-        buffer, table = self._table(wanted)
-        found = resize_crops(buffer, table, size, interpolation)
+        at = wanted[:, 0], wanted[:, 1]
+        boxes, flips = self._crops.boxes[at], self._crops.flips[at]
+        images, mixed = wanted[:, 0], self._crops.mixed
+        if mixed is not None:
+            mix, partners = mixed.of_crops(wanted)
+            others = partners_of(mix)
+            images = np.concatenate([images, partners])
+            boxes = np.concatenate([boxes, others.boxes])
+            flips = np.concatenate([flips, others.flips])
+        found = resize_crops(*self._table(images, boxes, flips), size, interpolation)
+        if mixed is not None:
+            found = mix_crops(found[: len(wanted)], found[len(wanted) :], mix)
         ops: RecordedOps | None = self._crops.ops_of(wanted)
         if ops is not None:
             found = replay(found, ops, out=found)
         if len(found) == self._batch_size:
             return found
         whole = self._black(size)
-        whole[torch.from_numpy(np.flatnonzero(usable)).to(self._device)] = found
+        places = torch.from_numpy(np.flatnonzero(usable))
+        whole[places.to(self._device, non_blocking=True)] = found
         return whole
 
-    def _table(self, rows: NDArray[np.int64]) -> tuple[Tensor, CropTable]:
-        """The images one after the other, (pixels, 3), and where in them the crops lie."""
-        wanted, which = np.unique(rows[:, 0], return_inverse=True)
+    def _table(
+        self, of: NDArray[np.int64], boxes: NDArray[np.int32], flips: NDArray[np.bool_]
+    ) -> tuple[Tensor, CropTable]:
+        """The images one after the other, (pixels, 3), and where crops of them lie, ``of`` (n,)."""
+        wanted, which = np.unique(of, return_inverse=True)
         images = [self._there[image] for image in wanted.tolist()]
         sides = np.array([image.shape[:2] for image in images], np.int64)
         areas = sides.prod(axis=1)
         starts = np.cumsum(areas) - areas
         flat = [image.reshape(-1, 3) for image in images]
-        boxes = self._crops.boxes[rows[:, 0], rows[:, 1]].astype(np.int64)
-        flips = self._crops.flips[rows[:, 0], rows[:, 1]].astype(np.int64)
-        table = CropTable._make([starts[which], *sides[which].T, *boxes.T, flips])
+        of_box = boxes.T.astype(np.int64)
+        table = CropTable._make([starts[which], *sides[which].T, *of_box, flips.astype(np.int64)])
         return (flat[0] if len(flat) == 1 else torch.cat(flat)), table
 
     def _black(self, size: tuple[int, int]) -> Tensor:

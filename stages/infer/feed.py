@@ -19,6 +19,7 @@ from torch import Tensor
 
 from stages.infer.clock import Clock
 from stages.infer.decoded import DecodedImages
+from stages.infer.mixed import Mixed
 from stages.shared.images import ImageError
 from stages.shared.model_config import Interpolation, PixelSpec
 from stages.shared.pixels import crop_resize
@@ -57,6 +58,15 @@ class Crops:
     """(N, M)."""
     ops: RecordedOps | None = None
     """(N, M, Q) operations that were recorded; None: none."""
+    mixed: Mixed | None = None
+    """What they are mixed with; None: nothing."""
+
+    def first(self, num_images: int) -> "Crops":
+        """Return the crops of the first images alone."""
+        n, ops = num_images, self.ops
+        kept = None if ops is None else RecordedOps(ops.codes[:n], ops.levels[:n])
+        mixed = None if self.mixed is None else self.mixed.first(n)
+        return Crops(self.boxes[:n], self.flips[:n], kept, mixed)
 
     def ops_of(self, rows: NDArray[np.int64]) -> RecordedOps | None:
         """Return the operations (P, Q) of crops ``rows`` (P, 2)."""
@@ -93,17 +103,22 @@ class CropFeed:
         batch_size: int,
         *,
         num_workers: int,
-        device: torch.device | None = None,
+        whole: bool = False,
+        pinned: bool = False,
         clock: Clock,
     ) -> None:
         """Take the crops of ``images`` below ``folder``.
 
-        Each comes as every one of ``keys``; with ``device``, which is to cut them out, whole.
+        Each comes as every one of ``keys``; ``whole``: not at all, a device is to cut them out of
+        the images. ``pinned``: in page-locked memory, which a GPU copies from beside its work.
         """
         self._crops, self._keys, self._batch_size = crops, tuple(keys), batch_size
-        self._num_workers, self._is_whole, self._clock = num_workers, device is not None, clock
-        is_cuda = device is not None and device.type == "cuda"
-        self.decoded = DecodedImages(folder, images, num_workers + 2, clock, pinned=is_cuda)
+        self._num_workers, self._is_whole, self._clock = num_workers, whole, clock
+        self._pinned = pinned
+        num_kept = num_workers + 2
+        if crops.mixed is not None:
+            images, num_kept = crops.mixed.images, 2 * num_kept
+        self.decoded = DecodedImages(folder, images, num_kept, clock, pinned=whole and pinned)
 
     def batches(self, lists: Iterable[CropList]) -> Iterator[Batch]:
         """Yield the batches of the lists, each cut into batches of its own, in order.
@@ -126,6 +141,16 @@ class CropFeed:
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
+    def is_unusable(self, image: int, reason: str) -> bool:
+        """Whether an image cannot be used for the very reason; raises as `DecodedImages.get`."""
+        found, mixed = self.decoded.why_unusable(image), self._crops.mixed
+        if found is not None or mixed is None:
+            return found == reason
+        partners = np.unique(mixed.rows[image])
+        named = [row for row in partners[partners >= 0].tolist() if mixed.names(row, reason)]
+        why = {row: self.decoded.why_unusable(row) for row in named}
+        return any(mixed.because_of(row, str(each)) == reason for row, each in why.items())
+
     def _cut(self, lists: Iterable[CropList]) -> Iterator[CropList]:
         for each in lists:
             for start in range(0, len(each.rows), self._batch_size):
@@ -139,9 +164,12 @@ class CropFeed:
 
     def _begin(self, pool: ThreadPoolExecutor, cut: CropList) -> "_Pending":
         if self._is_whole:
-            wanted = dict.fromkeys(cut.rows[:, 0].tolist())
-            return _Pending(cut, {}, [(i, pool.submit(self.decoded.get, i)) for i in wanted])
-        pixels = {key: _new_pixels(self._batch_size, key[0]) for key in self._keys}
+            mixed = self._crops.mixed
+            partners = [] if mixed is None else mixed.of_crops(cut.rows)[1].tolist()
+            wanted = dict.fromkeys([*cut.rows[:, 0].tolist(), *partners])
+            reads = [(i, pool.submit(self.decoded.get, i)) for i in wanted]
+            return _Pending(cut, {}, reads, mixed)
+        pixels = {key: _new_pixels(self._batch_size, key[0], self._pinned) for key in self._keys}
         for each in pixels.values():
             each[len(cut.rows) :] = 0
         tasks: list[tuple[int, Future[None]]] = []
@@ -154,18 +182,24 @@ class CropFeed:
 
     def _cut_out(self, rows: NDArray[np.int64], out: dict[PixelKey, Tensor]) -> None:
         """Write the crops ``rows`` of one image to ``out``; black where it cannot be used."""
-        image, crops = int(rows[0, 0]), rows[:, 1]
         try:
-            decoded = self.decoded.get(image)
+            self._cut_out_of(self.decoded.get(int(rows[0, 0])), rows, out)
         except ImageError:
             for pixels in out.values():
                 pixels.zero_()
             raise
+
+    def _cut_out_of(
+        self, decoded: Tensor, rows: NDArray[np.int64], out: dict[PixelKey, Tensor]
+    ) -> None:
+        image, crops = int(rows[0, 0]), rows[:, 1]
         boxes, flips = self._crops.boxes[image, crops], self._crops.flips[image, crops]
         ops = self._crops.ops_of(rows)
         with self._clock.time("crop"):
             for (size, interpolation), pixels in out.items():
                 crop_resize(decoded, boxes, flips, size, interpolation, out=pixels)
+                if self._crops.mixed is not None:
+                    self._crops.mixed.mix_in(rows, self.decoded.get, pixels, interpolation)
                 if ops is not None:
                     replay(pixels, ops, out=pixels)
 
@@ -178,6 +212,8 @@ class _Pending:
     pixels: dict[PixelKey, Tensor]
     tasks: Sequence[tuple[int, Future[Tensor] | Future[None]]]
     """By image row."""
+    mixed: Mixed | None = None
+    """What crops are mixed with, where tasks decode these images too."""
 
     def wait(self) -> Batch:
         failed: dict[int, str] = {}
@@ -190,12 +226,17 @@ class _Pending:
                 continue
             if found is not None:
                 images[image] = found
+        if self.mixed is not None:
+            failed = self.mixed.failed_of(self.cut.rows, failed)
         return Batch(self.cut.block, self.cut.rows, failed, self.pixels, images)
 
 
-def _new_pixels(count: int, size: tuple[int, int]) -> Tensor:
+def _new_pixels(count: int, size: tuple[int, int], pinned: bool) -> Tensor:
     """(count, 3, h, w) uint8, channels last, with anything in it.
 
     Of numpy, which asks for huge pages: touching 38 MB for the first time takes a fifth then.
     """
-    return torch.from_numpy(np.empty((count, *size, 3), np.uint8)).permute(0, 3, 1, 2)
+    shape = (count, *size, 3)
+    if pinned:
+        return torch.empty(shape, dtype=torch.uint8, pin_memory=True).permute(0, 3, 1, 2)
+    return torch.from_numpy(np.empty(shape, np.uint8)).permute(0, 3, 1, 2)

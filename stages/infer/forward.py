@@ -25,7 +25,8 @@ from stages.infer.teachers import Teacher, averaged
 from stages.shared.pixels import normalise
 from store.errors import DataError, ShardError
 
-_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+"""Types of mixed precision by their names in params.yaml."""
 
 _AHEAD = 2
 """Batches that a GPU has been given while the CPU waits for the one before."""
@@ -55,11 +56,12 @@ class Labeller:
             keys,
             size,
             num_workers=config.num_workers,
-            device=device if inputs.on_device else None,
+            whole=inputs.on_device,
+            pinned=device.type == "cuda",
             clock=clock,
         )
         self._crops = DeviceCrops(crops, keys, size, device, clock) if inputs.on_device else None
-        self._targets = torch.from_numpy(inputs.images.class_ids.astype(np.int64)).to(device)
+        self._targets = torch.from_numpy(inputs.images.class_ids.astype(np.int64))
 
     def label(self, lists: Iterable[CropList]) -> Iterator[Labelled]:
         """Yield the batches of the lists, in order.
@@ -89,7 +91,7 @@ class Labeller:
     def _launch(self, batch: Batch) -> "_Launched":
         """Give the device its work, without waiting for it."""
         device, rows = self._inputs.device, batch.rows
-        dtype = _AUTOCAST.get(self._config.precision)
+        dtype = AUTOCAST.get(self._config.precision)
         with torch.inference_mode():
             if self._crops is None:
                 pixels = {k: each.to(device, non_blocking=True) for k, each in batch.pixels.items()}
@@ -100,7 +102,7 @@ class Labeller:
                 said = self._forward(pixels, len(rows))
             with self._clock.on_device("keep"):
                 wrong = [self._what_is_wrong(*each) for each in self._with_teachers(said)]
-                targets = self._targets[torch.from_numpy(rows[:, 0]).to(device)]
+                targets = self._targets[rows[:, 0]].to(device, non_blocking=True)
                 logits = averaged(self._config, self._inputs.teachers, said)
                 kept = self._inputs.kept.values(logits, targets)
                 found = _begin_copies({**kept, **{f"!{i}": each for i, each in enumerate(wrong)}})

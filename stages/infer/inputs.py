@@ -12,16 +12,17 @@ from numpy.typing import NDArray
 from stages.infer import teachers
 from stages.infer.config import Config
 from stages.infer.core import Kept
+from stages.infer.mixed import Mixed
 from stages.infer.projection import KeptProjection
 from stages.infer.teachers import Teacher
 from stages.shared import devices
 from stages.shared.contract import Json, Source, keyed_params
-from store import entries, images, tables, upstream
+from store import entries, images, mixing, tables, upstream
 from store.batch import RecordedOps
 from store.entries import Entry
 from store.errors import DataError, ParamsError
 from store.images import ImageTable
-from store.layout import Layout, part_name
+from store.layout import Layout
 from store.operations import count_of, from_table
 
 
@@ -45,6 +46,10 @@ class Inputs:
     resize: Literal["auto", "cpu", "device"] = "auto"
     """As params.yaml has it."""
     is_compiled: bool = False
+    everyone: ImageTable | None = None
+    """All images of the store, where crops are mixed with them."""
+    partners: str | None = None
+    """Digest of the files that they are mixed with."""
 
     @property
     def on_device(self) -> bool:
@@ -58,6 +63,7 @@ class Inputs:
                 self.first_image_id, "paths", "class_ids", "content_hashes"
             ),
             "crops": self.crops.rows_digest,
+            **({} if self.partners is None else {"partners": self.partners}),
             **self.taught_by,
             **self.kept.lineage(),
             "device": self.device_kind,
@@ -65,12 +71,14 @@ class Inputs:
             **({"compile": True} if self.is_compiled else {}),
         }
 
-    def read_crops(self) -> tuple[NDArray[np.int32], NDArray[np.bool_], RecordedOps | None]:
-        """Boxes (N, M, 4), flips (N, M) and recorded operations (N, M, P).
+    def read_crops(
+        self,
+    ) -> tuple[NDArray[np.int32], NDArray[np.bool_], RecordedOps | None, Mixed | None]:
+        """Boxes (N, M, 4), flips (N, M), recorded operations (N, M, P) and recorded mixing.
 
         Raises:
             DataError: the file does not hold M rows of each of these images, or holds an operation
-                that this version does not know.
+                or a mixing that this version does not know.
         """
         path = self.layout.table("crops", self.crops.stem)
         table = tables.read_table(path)
@@ -85,11 +93,17 @@ class Inputs:
         shape: tuple[int, ...] = (len(self.images), num_crops)
         boxes = np.stack(box, axis=1).reshape(*shape, 4)
         flips, num_ops = tables.column(table, "flip").reshape(shape), count_of(self.crops)
+        mixed = None
+        if self.everyone is not None:
+            mix = mixing.from_table(path, table, len(self.everyone)).reshape(*shape)
+            stop = self.first_image_id + len(self.images)
+            mixed = Mixed.of(mix, self.first_image_id, stop, self.everyone)
         if not num_ops:
-            return boxes, flips, None
+            return boxes, flips, None, mixed
         ops = from_table(path, table, num_ops)
         shape = (*shape, num_ops)
-        return boxes, flips, RecordedOps(ops.codes.reshape(shape), ops.levels.reshape(shape))
+        recorded = RecordedOps(ops.codes.reshape(shape), ops.levels.reshape(shape))
+        return boxes, flips, recorded, mixed
 
 
 def open_inputs(config: Config, source: Source) -> Callable[[int], Inputs]:
@@ -114,9 +128,10 @@ def open_inputs(config: Config, source: Source) -> Callable[[int], Inputs]:
     def of_shard(shard: int) -> Inputs:
         start, stop = images.shard_bounds(len(table), source.num_shards, shard)
         own = table.slice(start, stop)
-        crops = upstream.require(source.layout, "crops", part_name(shard), "sample")
-        sampled_from = own.digest(start, "paths", "heights", "widths")
-        upstream.require_fit(source.layout, crops, "images", sampled_from, str(listed))
+        crops = upstream.require_crops(source.layout, table, source.num_shards, shard)
+        is_mixed, partners = mixing.has_mix(crops), None
+        if is_mixed:
+            partners = mixing.files_digest(table, mixing.partners_of(source.layout, crops))
         kept = _kept(config, int(crops.attribute("num_crops")), own.num_classes)
         here = Inputs(
             source.layout,
@@ -131,6 +146,8 @@ def open_inputs(config: Config, source: Source) -> Callable[[int], Inputs]:
             device.type,
             config.resize,
             config.compile,
+            table if is_mixed else None,
+            partners,
         )
         there = _as_recorded(config, here) if config.device == "auto" else here
         _refuse_half_on_cpu(config, there)

@@ -98,9 +98,12 @@ class Donors:
         return usable
 
 
+_NAMED_BY_KEYS = ("images", "crops", "partners")
+
+
 def _settings(lineage: dict[str, Any]) -> dict[str, Any]:
     """Lineage without the inputs that crop keys stand for."""
-    inputs = {k: v for k, v in lineage["inputs"].items() if k not in ("images", "crops")}
+    inputs = {k: v for k, v in lineage["inputs"].items() if k not in _NAMED_BY_KEYS}
     return {**lineage, "inputs": inputs}
 
 

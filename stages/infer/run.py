@@ -5,9 +5,11 @@ from typing import Any
 
 import numpy as np
 
+from stages.infer import check
 from stages.infer.blocks import Blocks
 from stages.infer.config import Config
 from stages.infer.core import Kept
+from stages.infer.examine.chance import near_chance_below
 from stages.infer.inputs import Inputs, open_inputs
 from stages.infer.projection import KeptProjection
 from stages.shared.contract import Json, Progress, Report
@@ -41,7 +43,7 @@ def run(config: Config, inputs: Inputs, output: PartWriter, progress: Progress) 
             f"{inputs.device.type}; to make it again here, set infer.device: {inputs.device.type}"
         )
     blocks = Blocks(config, inputs, output, progress)
-    blocks.write_all()
+    blocks.write_all(before=lambda: check.look_once(config, inputs, progress))
     digest, counts = _read_back(blocks, inputs)
     is_projection = isinstance(inputs.kept, KeptProjection)
     numbers: dict[str, Json] = {
@@ -94,7 +96,7 @@ def _read_back(blocks: Blocks, inputs: Inputs) -> tuple[str, dict[str, Json]]:
         num_labelled += int(usable.sum())
         if isinstance(kept, Kept):
             start, stop = blocks.writer.bounds(block)
-            right = values["topk_class"][..., 0] == inputs.images.class_ids[start:stop, None]
+            right = values["topk_class"][..., 0] == blocks.main_classes(start, stop)
             num_right += int((right & usable).sum())
     counts: dict[str, Json] = {"num_labelled_crops": num_labelled}
     return digest.hexdigest(), counts | (
@@ -120,16 +122,12 @@ def summarise(artifact: str, numbers: Sequence[dict[str, Any]]) -> Report:
             f"{num_labelled:,} crops labelled; the teacher's first class is the ground truth on "
             f"{share:.1%} of them"
         )
-        if num_labelled and _is_near_chance(share, numbers[0]["num_classes"]):
+        if num_labelled and share < near_chance_below(numbers[0]["num_classes"]):
             warnings.append(
                 f"the teacher is near chance ({share:.2%} right): its normalisation or its order "
-                "of classes is probably not that of these images"
+                "of classes is probably not that of these images; ask `ferkd-pipeline teacher "
+                "check` why"
             )
     if num_rejected:
         warnings.append(f"{num_rejected} images could not be used, see {artifact}/_rejects-*")
     return Report(lines=(line,), warnings=tuple(warnings))
-
-
-def _is_near_chance(share: float, num_classes: int) -> bool:
-    chance = 1 / num_classes
-    return share < min(2 * chance, chance + 0.1 * (1 - chance))

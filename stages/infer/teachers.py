@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -18,7 +18,18 @@ from stages.shared.model_card import find_card
 from stages.shared.models import Model, build
 from store.digest import canonical_json, sha256_json
 from store.errors import DataError, ParamsError
-from store.images import ImageTable
+
+
+class Classes(Protocol):
+    """What teachers must tell apart: a table of images says it, or a list of names."""
+
+    @property
+    def num_classes(self) -> int:
+        """C."""
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Name of class c at place c."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +65,7 @@ class Teacher:
         }
 
 
-def load(config: Config, num_outputs: int, table: ImageTable, listed: Path) -> tuple[Teacher, ...]:
+def load(config: Config, num_outputs: int, table: Classes, listed: Path) -> tuple[Teacher, ...]:
     """Build the teachers, on the CPU, sorted by the digest of their weights.
 
     Teachers that are the same network count as one of their shares' sum, so two equal ones are one
@@ -102,7 +113,8 @@ def averaged(config: Config, teachers: Sequence[Teacher], logits: Sequence[Tenso
     """
     if len(logits) == 1:
         return logits[0].float()
-    shares = torch.tensor([teacher.share for teacher in teachers], device=logits[0].device)
+    shares = torch.tensor([teacher.share for teacher in teachers])
+    shares = shares.to(logits[0].device, non_blocking=True)  # else a GPU would be waited for
     stacked = torch.stack([each.float() for each in logits])
     if config.average == "logits":
         return (stacked * shares[:, None, None]).sum(dim=0)
@@ -142,7 +154,7 @@ def _refuse_random_weights(key: str, member: Member) -> None:
         )
 
 
-def _check_class_names(member: Member, table: ImageTable, listed: Path) -> None:
+def _check_class_names(member: Member, table: Classes, listed: Path) -> None:
     """Class c of a teacher that this tool trained must be class c of the images."""
     path = member.weights
     card = None if path is None else find_card(Path(path))

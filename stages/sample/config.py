@@ -12,6 +12,7 @@ from pydantic import (
 )
 
 from stages.sample.augment_config import Augment
+from stages.sample.mix_config import Mix
 
 Range = tuple[float, float]
 
@@ -42,11 +43,16 @@ class Config(BaseModel):
     """What else is done to the pixels of a crop, recorded with it: teacher and student both see
     the crop so. None: nothing."""
 
+    mix: Mix | None = None
+    """Whether a crop is mixed with one of another image before the teacher sees it, and recorded
+    so: the teacher labels the mixture. None: no crop is."""
+
     @model_serializer(mode="wrap")
     def _without_none(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Nothing recorded is no parameter: crops without it keep the key that they always had."""
         dumped: dict[str, Any] = handler(self)
-        return dumped if self.augment else {k: v for k, v in dumped.items() if k != "augment"}
+        absent = {name for name in ("augment", "mix") if getattr(self, name) is None}
+        return {name: value for name, value in dumped.items() if name not in absent}
 
     @model_validator(mode="after")
     def _ranges(self) -> "Config":

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stages.score import core
+from store import entries, mixing
 from store.codecs import to_entries
 from store.dense_codecs import decode_full
 from store.entries import Entry
@@ -25,7 +26,7 @@ class TeacherLabels:
         """Read nothing yet; ``parts`` are the labels of all shards, in order.
 
         Raises:
-            ParamsError: these labels are no probabilities.
+            ParamsError: these labels are no probabilities, or of crops that hold other images too.
         """
         self._parts = [SoftPart(layout, entry) for entry in parts]
         self._bounds = [shard_bounds(num_images, len(parts), shard) for shard in range(len(parts))]
@@ -36,6 +37,12 @@ class TeacherLabels:
             raise ParamsError(
                 "compress.kind is logits, allowed with the estimator disagreement: a kind of "
                 "probabilities"
+            )
+        crops = entries.find_entry(layout, "crops", parts[0].stem)
+        if crops is not None and mixing.has_mix(crops):
+            raise ParamsError(
+                "the store's crops are mixed with other images (sample.mix), allowed with the "
+                "estimator disagreement: a store without, whose labels say what an image shows"
             )
         self.temperature = spec.temperature
         """What the teacher's logits were divided by."""

@@ -84,7 +84,8 @@ def run(
 
     Raises:
         ParamsError: a library is missing, or a network, optimizer or device cannot be had.
-        DataError: an evaluation folder does not fit, or no image can be read.
+        DataError: an evaluation folder does not fit, no image can be read, or a file beside the
+            scores is not theirs.
         ShardError: the training of a proxy diverged.
         RetryError: another process writes the same scores.
     """
@@ -107,13 +108,18 @@ def _why_incomplete(writer: PartWriter) -> str | None:
 
 
 def _remove_others(output: Layout, wanted: Mapping[str, PartWriter]) -> None:
-    """Delete scores that params.yaml does not name: they would look as if they were of use."""
-    for path in entries.entry_paths(output, ARTIFACT):
-        name = path.stem.removeprefix("_")
-        if name not in wanted:
-            with lock.hold(output.lock(ARTIFACT, name)):
-                entries.withdraw(output, ARTIFACT, name)
-                remove(output.table(ARTIFACT, name))
+    """Delete scores that params.yaml does not name: they would look as if they were of use.
+
+    Raises:
+        DataError: a file named like their entry is none: it may be somebody's.
+    """
+    paths = entries.entry_paths(output, ARTIFACT)
+    others = [path for path in paths if path.stem.removeprefix("_") not in wanted]
+    for entry in [entries.read_of(ARTIFACT, path) for path in others]:
+        with lock.hold(output.lock(ARTIFACT, entry.stem)):
+            entries.withdraw(output, ARTIFACT, entry.stem)
+            if output.table(ARTIFACT, entry.stem).name in entry.files:
+                remove(output.table(ARTIFACT, entry.stem))
 
 
 class _Making:

@@ -57,7 +57,10 @@ def find_classes(folder: Path) -> tuple[str, ...]:
     names = [entry.name for entry in entries if _is_class_folder(entry)]
     classes = tuple(name.decode() for name in sorted(names) if _is_utf8(name))
     if not classes:
-        raise DataError(f"{folder}: no class folders; put images at {folder}/CLASS/IMAGE.jpg")
+        raise DataError(
+            f"{folder}: no class folders; check that its disk is mounted, or put images at "
+            f"{folder}/CLASS/IMAGE.jpg"
+        )
     return classes
 
 
@@ -171,7 +174,7 @@ def _list_folder(root: Path, relative: bytes) -> tuple[_Identity, list[os.DirEnt
             ) from error
         raise DataError(
             f"{name}: this folder of images cannot be listed ({error.strerror}); "
-            "check that the path is right and can be read"
+            "check that the path is right, that its disk is mounted, and that it can be read"
         ) from error
 
 

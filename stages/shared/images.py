@@ -119,7 +119,7 @@ def read_bytes(path: Path, *, num_attempts: int = 4, pause: float = 0.1) -> byte
             if not path.parent.exists():  # no fault of this one image
                 raise RetryError(
                     f"{path.parent}: this folder vanished; check its mount and run the same "
-                    "command again, or index anew to leave its images out"
+                    "command again; only if it was deleted on purpose, index anew"
                 ) from error
             raise ImageError("missing") from error
         except IsADirectoryError as error:

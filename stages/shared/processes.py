@@ -1,4 +1,4 @@
-"""The processes that torchrun (or accelerate launch) started, told apart without torch."""
+"""The processes that torchrun, accelerate launch or srun started, told apart without torch."""
 
 import os
 
@@ -11,3 +11,12 @@ def count() -> int:
 def rank() -> int:
     """Return which of them this is, from 0 on."""
     return int(os.environ.get("RANK", "0"))
+
+
+def local_rank() -> int | None:
+    """Return which of the processes of this machine this is, from 0 on; None where it is alone."""
+    if count() > 1 and "LOCAL_RANK" in os.environ:
+        return int(os.environ["LOCAL_RANK"])
+    if int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1 and "SLURM_LOCALID" in os.environ:
+        return int(os.environ["SLURM_LOCALID"])
+    return None

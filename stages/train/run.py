@@ -8,7 +8,7 @@ from stages.shared import models
 from stages.shared.contract import Json, Progress, Report
 from stages.shared.fresh_crops import fresh_crops
 from stages.shared.training.batches import CropSource, CropView, Labels, StoredCrops
-from stages.shared.training.checks import check_classes, check_loss, check_temperature
+from stages.shared.training.checks import check_classes, check_loss, check_mix, check_temperature
 from stages.shared.training.evaluation import EvaluationSet, read_class_folder
 from stages.shared.training.learner import Learned, learn, save, sentence, waited, write_metrics
 from stages.shared.training.learner import Outputs as Outputs
@@ -87,6 +87,7 @@ def _source(config: Config, inputs: Inputs) -> CropSource:
         assert inputs.images is not None
         return fresh_crops(config.crops, config, inputs.images, inputs.images_folder)
     assert inputs.view is not None
+    check_mix(config, inputs.view)
     if config.labels == "store":
         check_temperature(config, inputs.view)
         check_loss(config, inputs.view)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from store import images, scores, tables
+from store import images, mixing, scores, tables
 from store.arrays import ArrayReader
 from store.check.completeness import shard_of
 from store.check.damage import UNREADABLE, Damage, of_entry, part_of, remake_command
@@ -141,6 +141,29 @@ def _check_images(
         name, columns = _IMAGE_COLUMNS[entry.artifact]
         if _recorded(entry, name) != _images_digest(table, num_shards, shard, columns):
             yield _changed(layout, entry, f"made from other {name}")
+        elif not _has_partners_of_now(layout, entry, listed, table):
+            yield _changed(layout, entry, "mixed with other images")
+
+
+def _has_partners_of_now(
+    layout: Layout, entry: Entry, listed: list[Entry], table: ImageTable
+) -> bool:
+    """Whether crops, or predictions of them, were made from what they are mixed with now.
+
+    Of predictions it reads a column of their crops; where these cannot be read, that is found
+    elsewhere.
+    """
+    recorded = _recorded(entry, "partners")
+    if entry.artifact == "crops":
+        return recorded == (table.sizes_digest if mixing.has_mix(entry) else None)
+    beside = (each for each in listed if (each.artifact, each.stem) == ("crops", entry.stem))
+    crops = next(beside, None)
+    if entry.artifact != "predictions" or crops is None or not mixing.has_mix(crops):
+        return True
+    try:
+        return recorded == mixing.files_digest(table, mixing.partners_of(layout, crops))
+    except UNREADABLE:
+        return True
 
 
 def _check_scores(layout: Layout, listed: list[Entry], table: ImageTable) -> Iterator[Damage]:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from store import operations, tables
+from store import mixing, operations, tables
 from store.arrays import ArrayReader, reject_value
 from store.check.damage import UNREADABLE, Damage, of_entry
 from store.check.expected import Expected, wrong_count
@@ -86,7 +86,11 @@ def _rules(
     if family == "calibrated":
         return lambda first, block: _in_order(first, block, expected, _calibrated)
     if family == "crops":
-        return lambda first, block: _in_order(first, block, expected, _crops)
+        num_images = len(expected.images)
+        has_mix = mixing.has_mix(entry)
+        return lambda first, block: _in_order(
+            first, block, expected, lambda columns, _: _crops(columns, num_images, has_mix)
+        )
     spec = SoftPart(layout, entry).spec
     if spec.is_dense:
         return lambda first, block: _dense(first, block, expected, spec)
@@ -114,11 +118,16 @@ def _in_order(
         yield from rules(block, expected.images.class_ids[image_ids])
 
 
-def _crops(block: Columns, _: NDArray[np.int32]) -> Iterator[str]:
+def _crops(block: Columns, num_images: int, has_mix: bool) -> Iterator[str]:
     if (block["height"] < 1).any() or (block["width"] < 1).any():
         yield "it has boxes without a pixel"
     num_ops = next(k for k in count() if not {f"op_{k}", f"level_{k}"} <= block.keys())
     if num_ops and (wrong := operations.what_is_wrong(operations.from_columns(block, num_ops))):
+        yield f"it has {wrong}, which docs/format.md does not allow"
+    if not has_mix:
+        return
+    mix = mixing.from_columns(block)
+    if wrong := mixing.what_is_wrong(mix, block["image_id"], num_images):
         yield f"it has {wrong}, which docs/format.md does not allow"
 
 

@@ -66,7 +66,7 @@ def _check_manifest(layout: Layout, artifact: str, own: list[Entry], found: Foun
         changed = [entry for entry in own if not _is_as_written(layout, entry)]
         found.damages += [of_entry(layout, e, "entry is not as it was written") for e in changed]
         return
-    read = partial(entries.read_manifest, path)
+    read = partial(entries.read_manifest, path, artifact)
     recorded, damage = _try(path, "damaged manifest", read, f"delete it and {remedy}", artifact)
     found.damages += damage
     if recorded is not None:

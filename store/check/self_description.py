@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from store import operations, schema
+from store import mixing, operations, schema
 from store.arrays import ArrayReader, class_dtype
 from store.check.damage import UNREADABLE, Damage, of_entry, part_of
 from store.entry import Entry, NewerFormatError, check_version
@@ -74,6 +74,8 @@ def _of_table(layout: Layout, entry: Entry, path: Path) -> Iterator[str]:
     num_ops = operations.count_of(entry)
     if entry.artifact == "crops" and f"op_{num_ops}" in found.names:
         yield f"has the column op_{num_ops}, its entry counts {num_ops} operations a crop"
+    if entry.artifact == "crops" and "mix" in found.names and not mixing.has_mix(entry):
+        yield "has the column mix, its entry says nothing of mixing"
     if path.stem == entry.stem and rows != entry.rows:
         yield f"holds {rows} rows, its entry says {entry.rows}"
 
@@ -100,7 +102,7 @@ def _schema_of(layout: Layout, entry: Entry, path: Path) -> pa.Schema | None:
     if family == "calibrated" and path.stem != entry.stem:
         return schema.SUSPECTS
     by_family = {
-        "crops": schema.crops(operations.count_of(entry)),
+        "crops": schema.crops(operations.count_of(entry), has_mix=mixing.has_mix(entry)),
         "calibrated": schema.CALIBRATED,
         "scores": schema.SCORES,
     }

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from store import scan, tables
+from store import mixing, scan, tables
 from store.batch import RecordedOps
 from store.entries import Entry
 from store.layout import Layout
@@ -25,6 +25,8 @@ class CropsDifference:
     other_flip: int = 0
     other_ops: int = 0
     """With other recorded operations."""
+    other_mix: int = 0
+    """Mixed otherwise, or with other images."""
 
 
 def compare_crops(a: Layout, b: Layout, one: Entry, other: Entry) -> CropsDifference:
@@ -33,11 +35,13 @@ def compare_crops(a: Layout, b: Layout, one: Entry, other: Entry) -> CropsDiffer
     if one.rows_digest == other.rows_digest:
         return found
     counts = count_of(one), count_of(other)
+    are_mixed = mixing.has_mix(one), mixing.has_mix(other)
     readers = [
         scan.RowReader(
-            layout.table("crops", one.stem), [*_BOX, "flip", *column_names(num_ops)]
+            layout.table("crops", one.stem),
+            [*_BOX, "flip", *column_names(num_ops), *(mixing.column_names() if is_mixed else [])],
         ).blocks(scan.BLOCK_ROWS)
-        for layout, num_ops in zip((a, b), counts, strict=True)
+        for layout, num_ops, is_mixed in zip((a, b), counts, are_mixed, strict=True)
     ]
     for left, right in zip(*readers, strict=True):
         differs = [_column_differs(left, right, name) for name in (*_BOX, "flip")]
@@ -50,6 +54,8 @@ def compare_crops(a: Layout, b: Layout, one: Entry, other: Entry) -> CropsDiffer
             )
             is_same = (ours.codes == theirs.codes) & (ours.levels == theirs.levels)
             found.other_ops += int((~is_same.all(axis=1)).sum())
+        if any(are_mixed):
+            found.other_mix += _other_mix(left, right, are_mixed)
     return found
 
 
@@ -60,6 +66,15 @@ def merge(parts: Iterable[CropsDifference]) -> CropsDifference:
 
 def _column_differs(left: pa.Table, right: pa.Table, name: str) -> NDArray[np.bool_]:
     return np.asarray(tables.column(left, name) != tables.column(right, name))
+
+
+def _other_mix(left: pa.Table, right: pa.Table, are_mixed: tuple[bool, bool]) -> int:
+    """How many rows are mixed otherwise; without columns of it, none is mixed."""
+    if not all(are_mixed):
+        kinds = tables.column(left if are_mixed[0] else right, "mix")
+        return int(np.count_nonzero(kinds != mixing.MixKind.NONE))
+    differs = [_column_differs(left, right, name) for name in mixing.column_names()]
+    return int(np.logical_or.reduce(differs).sum())
 
 
 def _ops(table: pa.Table, num_ops: int, wanted: int) -> RecordedOps:

@@ -8,6 +8,7 @@ from store import entries, scores
 from store.entries import Entry
 from store.errors import DataError
 from store.layout import FORMAT_VERSION, Layout, list_artifacts
+from store.mixing import has_mix
 
 
 def info(root: Path) -> dict[str, Any]:
@@ -93,6 +94,12 @@ def _teacher_name(lineage: dict[str, Any]) -> str | None:
     return " + ".join(names) if all(names) else None
 
 
+def _mixed_shares(crops: dict[str, Any]) -> dict[str, float]:
+    """Which share of all crops is mixed, by kind."""
+    counts = {name: crops["numbers"].get(f"num_{name}") or 0 for name in ("mixup", "cutmix")}
+    return {name: round(count / max(1, crops["rows"]), 4) for name, count in counts.items()}
+
+
 def _headline(listed: dict[str, list[Entry]], artifacts: dict[str, Any]) -> dict[str, Any]:
     """The few figures that people ask for first."""
     head: dict[str, Any] = {}
@@ -100,6 +107,8 @@ def _headline(listed: dict[str, list[Entry]], artifacts: dict[str, Any]) -> dict
         head |= artifacts["images"]["numbers"]
     if "crops" in artifacts:
         head["num_crops"] = listed["crops"][0].attribute("num_crops")
+        if has_mix(listed["crops"][0]):
+            head["mixed"] = _mixed_shares(artifacts["crops"])
     if "predictions" in artifacts:
         made = listed["predictions"][0].lineage
         inputs = made.get("inputs", {})

@@ -11,23 +11,26 @@ from store.codecs import Kind, LabelSpec
 from store.entries import Entry
 from store.errors import DataError
 from store.layout import Layout
+from store.schema import MIX
 
 _VALUE_BYTES = 4
 _BOX_AND_FLIP = 5
 """Values that the reference stores of a crop besides its label: four of the box, one flip."""
 
 PARTS_OF_A_CROP = (
-    *("box", "flip", "operations", "ids", "classes", "probabilities", "calibration", "overhead"),
+    *("box", "flip", "operations", "mixing", "ids", "classes", "probabilities", "calibration"),
+    "overhead",
 )
-"""What bytes are spent on. `operations`: recorded augmentation. `ids`: image, crop, target.
-`calibration`: the teacher's maximum and the target's probability, that training does not read.
-`overhead`: footers, indices, metadata."""
+"""What bytes are spent on. `operations`: recorded augmentation. `mixing`: with which image and how.
+`ids`: image, crop, target. `calibration`: the teacher's maximum and the target's probability, that
+training does not read. `overhead`: footers, indices, metadata."""
 
 _USES = {
     **dict.fromkeys(("top", "left", "height", "width"), "box"),
     "flip": "flip",
     **dict.fromkeys(("image_id", "crop", "target"), "ids"),
     **dict.fromkeys(("max_prob", "target_prob"), "calibration"),
+    **dict.fromkeys(MIX.names, "mixing"),
 }
 
 

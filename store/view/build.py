@@ -139,7 +139,7 @@ def _find_part(
 
 
 def _one_label(layout: Layout, parts: list[ViewPart]) -> LabelSpec:
-    """The label kind of all parts, after checking that they agree on it, on M and on P."""
+    """The label kind of all parts, after checking that they agree on it, on M, P and mixing."""
     kinds = [SoftPart(layout, part.soft).spec for part in parts]
     for part, kind in zip(parts, kinds, strict=True):
         if kind != kinds[0]:
@@ -158,5 +158,11 @@ def _one_label(layout: Layout, parts: list[ViewPart]) -> LabelSpec:
                 f"{layout.entry('crops', part.crops.stem)} has {part.num_ops} operations a crop, "
                 f"{parts[0].crops.stem} has {parts[0].num_ops}; "
                 "run `ferkd-pipeline stage sample` again"
+            )
+        if part.has_mix != parts[0].has_mix:
+            mixed, alone = (part, parts[0]) if part.has_mix else (parts[0], part)
+            raise DataError(
+                f"{layout.entry('crops', mixed.crops.stem)} has mixed crops, {alone.crops.stem} "
+                "has none; run `ferkd-pipeline stage sample` again"
             )
     return kinds[0]

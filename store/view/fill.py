@@ -46,7 +46,7 @@ def build(
         RetryError: a part was published again since the view was planned.
     """
     sweep(folder)
-    record = narrowest(meta.calibration is not None, parts[0].num_ops)
+    record = narrowest(meta.calibration is not None, parts[0].num_ops, parts[0].has_mix)
     while True:
         try:
             _build(layout, folder, table, parts, replace(meta, record=record))
@@ -74,7 +74,7 @@ def _build(
         dense = None
         if is_dense:
             dense = _create(partial / "dense.npy", np.dtype("<f2"), (rows, meta.num_classes))
-        filler = RowFiller(layout, meta.label, num_crops, meta.record)
+        filler = RowFiller(layout, meta.label, num_crops, meta.record, num_images)
 
         def fill(part: ViewPart) -> NDArray[np.uint8]:
             cut = slice(part.start * num_crops, part.stop * num_crops)
@@ -93,6 +93,8 @@ def _build(
         if has_losses:
             _save_kept(partial / "kept.npy", usable, num_kept, num_crops)
         _save_images(partial, table, chosen, num_kept)
+        if meta.record.has_mix:
+            _save_stored(partial, table)
         described = replace(
             meta, num_images=len(chosen), num_stored=num_images, has_losses=has_losses
         )
@@ -185,6 +187,22 @@ def _save_images(
         "path_bytes": path_bytes,
         "num_kept": num_kept[chosen],
         "content_hashes": table.content_hash_words(chosen),
+    }
+    for name, values in columns.items():
+        _save(partial, name, values)
+
+
+def _save_stored(partial: Path, table: ImageTable) -> None:
+    """All images: one that cannot be trained on may be what a crop is mixed with."""
+    everyone = np.arange(len(table))
+    ends, path_bytes = table.path_bytes(everyone)
+    columns: dict[str, NDArray[Any]] = {
+        "stored_targets": table.class_ids.astype(np.int32),
+        "stored_heights": table.heights,
+        "stored_widths": table.widths,
+        "stored_path_ends": ends,
+        "stored_path_bytes": path_bytes,
+        "stored_content_hashes": table.content_hash_words(everyone),
     }
     for name, values in columns.items():
         _save(partial, name, values)

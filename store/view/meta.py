@@ -15,7 +15,7 @@ from store.digest import sha256_json
 from store.view import guard
 from store.view.record import RecordLayout, describe, record_dtype
 
-VIEW_VERSION = 4
+VIEW_VERSION = 5
 """Raised when a view built earlier cannot be read; views are rebuilt, never migrated."""
 
 _IMAGE_COLUMNS = {
@@ -29,6 +29,13 @@ _IMAGE_COLUMNS = {
 }
 """Files of one value a usable image, and their types."""
 
+_STORED_COLUMNS = {
+    "stored_targets": "<i4",
+    "stored_heights": "<i4",
+    "stored_widths": "<i4",
+    "stored_path_ends": "<i8",
+}
+"""Files of one value an image of the store, where crops are mixed with any of them."""
 
 GUARDED = ("records", "dense")
 """Files that are compared a block at a time, with ``NAME_digests.npy``; all others as a whole."""
@@ -94,6 +101,9 @@ class ViewMeta:
             "dense": is_dense,
             "dense_digests": is_dense,
         }
+        if self.record.has_mix:
+            of_all = [*_STORED_COLUMNS, "stored_content_hashes", "stored_path_bytes"]
+            optional |= dict.fromkeys(of_all, True)
         always = [*_IMAGE_COLUMNS, "content_hashes", "path_bytes", "records", "records_digests"]
         return [*always, *[name for name, present in optional.items() if present]]
 
@@ -103,7 +113,9 @@ class ViewMeta:
         values: list[tuple[str, tuple[int, ...], Any]] = [
             (name, (self.num_images,), kind) for name, kind in _IMAGE_COLUMNS.items()
         ]
+        values += [(name, (self.num_stored,), kind) for name, kind in _STORED_COLUMNS.items()]
         values += [
+            ("stored_content_hashes", (self.num_stored, 2), "<u8"),
             ("content_hashes", (self.num_images, 2), "<u8"),
             ("path_bytes", arrays["path_bytes"].shape, "|u1"),
             ("records", (rows,), record_dtype(self.label, self.record)),

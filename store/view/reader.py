@@ -16,16 +16,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from store import json_text
-from store.batch import FetchedCrops, LabelBatch, RecordedOps
+from store.batch import FetchedCrops, LabelBatch
 from store.dense_codecs import decode_full, decode_logits
 from store.errors import DataError, says_nothing_of_file
 from store.overlay import combine_dense
 from store.random import draw_kept
+from store.view.fields import boxes_of, columns_of, mix_of, ops_of
 from store.view.guard import Guard
+from store.view.images import StoredImages, paths_of
 from store.view.labels import calibrate, entries
 from store.view.meta import GUARDED, VIEW_VERSION, ViewMeta, digests_of, map_file
 
-__all__ = ["VIEW_VERSION", "FetchedCrops", "TrainingView", "ViewMeta"]
+__all__ = ["VIEW_VERSION", "FetchedCrops", "StoredImages", "TrainingView", "ViewMeta"]
 
 _DENSE_ROWS = 64
 """Crops of a dense kind that are decoded at once, so that they stay in the cache."""
@@ -73,6 +75,8 @@ class TrainingView:
         self._kept = None if kept is None else kept.reshape(-1)
         self._path_ends = arrays["path_ends"]
         self._path_bytes = arrays["path_bytes"].data
+        self.stored = StoredImages.of(self.meta, arrays) if self.meta.record.has_mix else None
+        """All images of the store, where crops are mixed with them."""
         self._records = arrays["records"]
         self._guards = [
             Guard(folder / f"{name}.npy", arrays[name], arrays[f"{name}_digests"])
@@ -107,12 +111,7 @@ class TrainingView:
 
     def paths(self, rows: NDArray[np.integer]) -> list[str]:
         """Image files of ``rows``, below the folder of images that the view was opened for."""
-        rows = np.asarray(rows)
-        ends = self._path_ends.take(rows)
-        starts = np.where(rows > 0, self._path_ends.take(np.maximum(rows - 1, 0)), 0)
-        folder, text = self.meta.images_folder, self._path_bytes
-        pairs = zip(starts.tolist(), ends.tolist(), strict=True)
-        return [f"{folder}/{str(text[start:end], 'utf-8')}" for start, end in pairs]
+        return paths_of(self.meta.images_folder, self._path_ends, self._path_bytes, rows)
 
     def draw(self, rows: NDArray[np.integer], first: int, m: int, seed: int) -> NDArray[np.int64]:
         """Crops (B, m) that images ``rows`` (B,) give after having given ``first`` each.
@@ -132,20 +131,22 @@ class TrainingView:
         places = self._places(rows, crops)
         shape, flat = places.shape, places.reshape(-1)
         records = self._take(flat)
-        ops = _ops(records, shape, self.meta.record.num_ops)
+        ops, mix = ops_of(records, shape), mix_of(records, shape)
         if self._dense is not None:
             ids, probs = np.zeros((*shape, 0), np.int32), np.zeros((*shape, 0), np.float32)
             dense = self._dense.take(flat, axis=0).reshape(*shape, -1)
-            return FetchedCrops(*_boxes(records, shape), ids, probs, dense=dense, ops=ops)
+            boxes = boxes_of(records, shape)
+            return FetchedCrops(*boxes, ids, probs, dense=dense, ops=ops, mix=mix)
         outside = None
         if self.meta.label.include_target:
             outside = self._probs(records["outside_prob"]).reshape(shape)
         return FetchedCrops(
-            *_boxes(records, shape),
-            _columns(records["class_id"], np.int32).reshape(*shape, -1),
+            *boxes_of(records, shape),
+            columns_of(records["class_id"], np.int32).reshape(*shape, -1),
             self._probs(records["prob"]).reshape(*shape, -1),
             outside,
             ops=ops,
+            mix=mix,
         )
 
     def gather(self, rows: NDArray[np.integer], crops: NDArray[np.integer]) -> LabelBatch:
@@ -157,8 +158,9 @@ class TrainingView:
         shape, flat = places.shape, places.reshape(-1)
         records = self._take(flat)
         targets = self.targets.take(rows)
-        boxes, flips = _boxes(records, shape)
-        ops = _ops(records, shape, self.meta.record.num_ops)
+        boxes, flips = boxes_of(records, shape)
+        ops, mix = ops_of(records, shape), mix_of(records, shape)
+        mixed = None if self.stored is None else self.stored.targets_of(mix, targets)
         target = np.repeat(targets, shape[1])
         if self._dense is not None:
             dense = self._decoded(flat, records, target)
@@ -171,6 +173,8 @@ class TrainingView:
                 targets=targets,
                 dense=dense.reshape(*shape, -1),
                 ops=ops,
+                mix=mix,
+                partner_targets=mixed,
             )
         class_ids, weights, tail = self._entries(records, target)
         return LabelBatch(
@@ -181,6 +185,8 @@ class TrainingView:
             tail=tail.reshape(shape),
             targets=targets,
             ops=ops,
+            mix=mix,
+            partner_targets=mixed,
         )
 
     def _take(self, places: NDArray[np.int64]) -> NDArray[Any]:
@@ -250,25 +256,3 @@ class TrainingView:
                 shares = self._shares(records[cut])
                 labels[cut] = combine_dense(decode_full(stored), target[cut], *shares)
         return labels
-
-
-def _boxes(
-    records: NDArray[Any], shape: tuple[int, ...]
-) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
-    boxes = _columns(records["box"], np.int32).reshape(*shape, 4)
-    return boxes, np.ascontiguousarray(records["flip"]).reshape(shape)
-
-
-def _ops(records: NDArray[Any], shape: tuple[int, ...], num_ops: int) -> RecordedOps | None:
-    if not num_ops:
-        return None
-    codes, levels = (records[name].reshape(*shape, num_ops) for name in ("op", "level"))
-    return RecordedOps(np.ascontiguousarray(codes), np.ascontiguousarray(levels))
-
-
-def _columns(values: NDArray[Any], dtype: type[np.signedinteger[Any]]) -> NDArray[Any]:
-    """(R, few) in another type, column by column: numpy's loops want to be long."""
-    copy = np.empty(values.shape, dtype)
-    for place in range(values.shape[1]):
-        copy[:, place] = values[:, place]
-    return copy

@@ -33,6 +33,8 @@ class RecordLayout:
     """none: nothing is calibrated; uint8: a place in ``weight_values.npy``; float32: a and b."""
     num_ops: int = 0
     """P, operations recorded of a crop."""
+    has_mix: bool = False
+    """Whether it says what a crop is mixed with."""
 
     def __post_init__(self) -> None:
         """Raise ValueError for a type or number that there is not."""
@@ -51,9 +53,10 @@ class TooNarrowError(Exception):
         self.wider = wider
 
 
-def narrowest(has_calibration: bool, num_ops: int) -> RecordLayout:
+def narrowest(has_calibration: bool, num_ops: int, has_mix: bool = False) -> RecordLayout:
     """The layout to try first."""
-    return RecordLayout(weights="uint8" if has_calibration else "none", num_ops=num_ops)
+    weights: WeightType = "uint8" if has_calibration else "none"
+    return RecordLayout(weights=weights, num_ops=num_ops, has_mix=has_mix)
 
 
 def check_box(layout: RecordLayout, smallest: int, largest: int) -> None:
@@ -86,6 +89,10 @@ def record_dtype(label: LabelSpec, layout: RecordLayout) -> np.dtype[Any]:
         fields.append(("weights", "float32", (2,)))
     fields.append(("flip", "bool", ()))
     fields += [("level", "float32", (layout.num_ops,)), ("op", "uint8", (layout.num_ops,))]
+    if layout.has_mix:
+        fields += [("partner_id", "int32", ()), ("share", "float32", ()), ("cut", "int16", (4,))]
+        fields += [("partner_box", layout.box, (4,)), ("partner_flip", "bool", ())]
+        fields.append(("mix", "uint8", ()))
     little = [(name, np.dtype(kind).newbyteorder("<"), shape) for name, kind, shape in fields]
     used = [field for field in little if 0 not in field[2]]
     used.sort(key=lambda field: -field[1].itemsize)

@@ -11,7 +11,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from store import operations, recorded, tables
+from store import mixing, operations, recorded, tables
+from store.batch import RecordedMix
 from store.codecs import LabelSpec
 from store.entries import Entry
 from store.errors import DataError
@@ -52,6 +53,11 @@ class ViewPart:
         return operations.count_of(self.crops)
 
     @property
+    def has_mix(self) -> bool:
+        """Whether crops are mixed."""
+        return mixing.has_mix(self.crops)
+
+    @property
     def entries(self) -> list[Entry]:
         """Those that there are."""
         return [entry for entry in (self.crops, self.soft, self.overlay) if entry is not None]
@@ -66,9 +72,15 @@ class RowFiller:
     """Fills records of one layout from shards; several threads may use it for different shards."""
 
     def __init__(
-        self, store: Layout, label: LabelSpec, num_crops: int, layout: RecordLayout
+        self,
+        store: Layout,
+        label: LabelSpec,
+        num_crops: int,
+        layout: RecordLayout,
+        num_images: int,
     ) -> None:
         self._store = store
+        self._num_images = num_images
         self._label = label
         self._num_crops = num_crops
         self._layout = layout
@@ -88,12 +100,15 @@ class RowFiller:
             TooNarrowError: values do not fit the layout.
         """
         columns = [*_BOX, "flip", *operations.column_names(part.num_ops)]
+        columns += mixing.column_names() if part.has_mix else []
+        path = self._store.table("crops", part.crops.stem)
         for rows, table in self._pieces(part, part.crops, columns):
             self._fill_boxes(records[rows], table)
             if part.num_ops:
-                path = self._store.table("crops", part.crops.stem)
                 ops = operations.from_table(path, table, part.num_ops)
                 records["op"][rows], records["level"][rows] = ops.codes, ops.levels
+            if part.has_mix:
+                self._fill_mix(records[rows], mixing.from_table(path, table, self._num_images))
         usable = np.ones(len(records), np.bool_)
         if dense is not None:
             self._fill_dense(part, dense, usable)
@@ -140,12 +155,19 @@ class RowFiller:
         return np.array_equal(found, np.repeat(ids, self._num_crops))
 
     def _fill_boxes(self, records: NDArray[Any], table: pa.Table) -> None:
-        columns = [tables.column(table, name) for name in _BOX]
+        self._fill_box(records["box"], [tables.column(table, name) for name in _BOX])
+        records["flip"] = tables.column(table, "flip")
+
+    def _fill_box(self, out: NDArray[Any], columns: list[NDArray[Any]]) -> None:
         smallest = min(int(values.min()) for values in columns)
         check_box(self._layout, smallest, max(int(values.max()) for values in columns))
         for place, values in enumerate(columns):
-            records["box"][:, place] = values
-        records["flip"] = tables.column(table, "flip")
+            out[:, place] = values
+
+    def _fill_mix(self, records: NDArray[Any], mix: RecordedMix) -> None:
+        self._fill_box(records["partner_box"], list(mix.boxes.T))
+        records["mix"], records["share"], records["cut"] = mix.kinds, mix.shares, mix.cuts
+        records["partner_id"], records["partner_flip"] = mix.partner_ids, mix.flips
 
     def _fill_labels(
         self, records: NDArray[Any], table: pa.Table, part: ViewPart

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from store import entries, tables
 
@@ -66,6 +67,7 @@ def write_store(root: Path) -> None:
     write_part(root / "soft/part-00000.parquet", {"prob_0": max_prob, "class_0": np.arange(100)})
     action = np.repeat(np.array([0, 1, 2, 255], np.uint8), [90, 3, 6, 1])
     write_part(root / "calibrated/ferkd/part-00000.parquet", {"action": action})
+    write_entry(root, "calibrated/ferkd", {"inputs": {"soft": "s"}})
     write_entry(root, "soft", {"inputs": {"predictions": "p"}})
     write_entry(root, "predictions", {"inputs": {"teacher": "abc123"}})
 
@@ -79,7 +81,7 @@ def write_entry(root: Path, artifact: str, lineage: dict[str, object]) -> None:
         "stem": "part-00000",
         "stage": "x",
         "key": "k",
-        "rows": 100,
+        "rows": pq.read_metadata(table).num_rows if table.exists() else 100,
         "rows_digest": "d",
         "files": {name: asdict(record) for name, record in files.items()},
         "format_version": 1,

@@ -26,14 +26,20 @@ def test_the_command_line_is_frozen() -> None:
         return sorted(name for parameter in command.params for name in parameter.opts)
 
     assert {name: options(command) for name, command in root.commands.items()} == {
+        "bench": [],
         "calibrate": [],
         "export": ["--backbone", "--force", "--json", "--model", "--params", "--to", "file"],
         "init": ["--force", "--images", "--list", "--recipe", "--update", "--val", "folder"],
         "params": ["--json", "section"],
+        "plan": ["--gpus", "--json", "--no-train", "--params", "--seconds"],
         "record": ["--json", "--params", "name"],
         "report": ["--metrics", "--no-page", "--out", "--params", "--quiet"],
-        "stage": ["--dry-run", "--force", "--json", "--params", "--shard", "name"],
+        "stage": [
+            *("--dry-run", "--executor", "--force", "--json", "--params"),
+            *("--ray-address", "--ray-cpus", "--shard", "name"),
+        ],
         "store": [],
+        "teacher": [],
         "trace": ["--json", "--params", "--root", "path"],
     }
     store = root.commands["store"]
@@ -50,6 +56,9 @@ def test_the_command_line_is_frozen() -> None:
         ["init"],
         ["report"],
         ["store"],
+        ["teacher"],
+        ["bench"],
+        ["plan"],
         ["calibrate"],
         ["export"],
         ["trace"],

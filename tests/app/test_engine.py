@@ -1,6 +1,7 @@
 """The engine on a real project: what runs and why, what is set aside, and who may write."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from stages.shared.contract import NoProgress
 from store import entries, lock
 from store.check.verify import verify
 from store.digest import sha256_json
-from store.errors import DataError, ParamsError, RetryError
+from store.errors import DataError, ParamsError, RetryError, ShardError
 from store.layout import part_name
 from store.view.build import plan_view
 from tests.children import end_of, start_child
@@ -156,17 +157,75 @@ def test_more_shards_than_images(own: Project) -> None:
         own.run("sample", store={"num_shards": 26})
 
 
-def test_single_shards_write_no_manifest_and_record_does(own: Project) -> None:
+def test_of_single_shards_the_last_one_writes_the_manifest(own: Project) -> None:
     before = own.tree()
     own.run("infer", shards=(1,), infer={"num_workers": 1})
     assert own.tree() == before
-    own.layout.entry("predictions", part_name(1)).unlink()
-    own.run("infer", shards=(1,))
+    for shard in (0, 1):
+        own.layout.entry("predictions", part_name(shard)).unlink()
+    [first] = own.run("infer", shards=(1,))
+    assert not first.is_complete
     assert not own.layout.manifest("predictions").exists()
+    [last] = own.run("infer", shards=(0,))
+    assert last.is_complete
+    assert own.tree() == before
+    own.layout.manifest("predictions").unlink()
     outcome = recording.record_stage(own.params(), "infer")
     assert (outcome.stage, outcome.num_shards) == ("infer", 3)
     assert outcome.dvc == "not recorded with DVC: there is no dvc.yaml"
     assert own.tree() == before
+
+
+@pytest.mark.parametrize("why", ["outdated", "stray", "a whole run", "inputs missing"])
+def test_it_writes_none_where(own: Project, why: str) -> None:
+    """Others are of other parameters, of no shard, or about to be changed."""
+    for shard in (0, 1, 2):
+        own.layout.entry("soft", part_name(shard)).unlink()
+    own.layout.manifest("soft").unlink()
+    own.run("compress", shards=(0, 1), compress={"k": 1 if why == "outdated" else 2})
+    if why == "stray":
+        entry = own.layout.entry("soft", part_name(1)).read_bytes()
+        own.layout.entry("soft", part_name(7)).write_bytes(entry)
+    if why == "inputs missing":
+        own.layout.entry("predictions", part_name(1)).unlink()
+    with lock.hold(own.layout.stage_lock("compress" if why == "a whole run" else "other")):
+        [outcome] = own.run("compress", shards=(2,))
+    assert not outcome.is_complete
+    assert not own.layout.manifest("soft").exists()
+
+
+def test_the_last_of_calibrations_writes_each_manifest(own: Project) -> None:
+    before = own.tree()
+    for name in ("ferkd", "shares"):
+        own.layout.manifest(f"calibrated/{name}").unlink()
+    own.layout.entry("calibrated/shares", part_name(2)).unlink()
+    assert not own.run("calibrate", shards=(0,))[0].is_complete
+    assert own.run("calibrate", shards=(2,))[0].is_complete
+    assert own.tree() == before
+
+
+def test_a_shard_that_can_never_succeed_keeps_no_other_from_it(own: Project) -> None:
+    shutil.rmtree("labels/predictions")
+    for name in ("ant/0.jpg", "elk/1.png"):  # of the first and the last shard
+        Path("images", name).unlink()
+    notes: list[str] = []
+
+    class Noting(NoProgress):
+        def note(self, message: str) -> None:
+            notes.append(message)
+
+    with pytest.raises(ShardError) as caught:
+        engine.run_stage(own.params(), "infer", None, progress=Noting())
+    assert re.fullmatch(
+        r"infer shard 0: 1 of 8 images .* ant/0\.jpg: .*; also failed, see above: infer shard 2",
+        str(caught.value),
+    )
+    assert any(note.startswith("infer shard 2 failed: 1 of ") for note in notes)
+    plans = engine.plan_stage(own.params(), "infer", None)
+    assert [plan.action for plan in plans] == ["run", "skip", "run"]
+    assert not own.layout.manifest("predictions").exists()
+    with pytest.raises(ShardError, match=r"^1 of 8 images of part-00000 are unusable"):
+        own.run("infer", shards=(0,))
 
 
 def test_record_refuses_what_is_incomplete(own: Project) -> None:
@@ -244,7 +303,7 @@ def test_shards_made_on_a_gpu_are_complete_for_a_machine_without(own: Project) -
         path = own.layout.entry("predictions", part_name(shard))
         entry = json.loads(path.read_text())
         del entry["sha256"]
-        entry["lineage"]["inputs"]["device"] = "cuda"
+        entry["lineage"]["inputs"] |= {"device": "cuda", "resize": "device"}
         made = {"format": entry["format_version"], "stage": "infer", **entry["lineage"]}
         path.write_text(json.dumps({**entry, "key": sha256_json(made)}))
     assert own.why("infer", infer={"device": "auto"}) == ["complete"] * 3

@@ -41,6 +41,12 @@ def _aliases(depth: int) -> str:
     return "\n".join(lines)
 
 
+def _merges(depth: int) -> str:
+    """Twice as many keys with each line."""
+    lines = [f"a{n + 1}: &a{n + 1} {{<<: [*a{n}, *a{n}]}}" for n in range(depth)]
+    return "\n".join(["a0: &a0 {x: 1}", *lines])
+
+
 _BAD_TEXTS: dict[str, str] = {
     "a list": "- 1",
     "a number": "5",
@@ -53,6 +59,10 @@ _BAD_TEXTS: dict[str, str] = {
     "anchor of nothing": "sample: *nope",
     "anchor section": "base: &x {num_crops: 3}\nsample: *x",
     "alias of itself": "sample: &s {a: *s}",
+    "list of itself": "calibrate: {a: &l [*l]}",
+    "arguments of themselves": "infer: {teacher: {name: a, model_kwargs: &k {b: *k}}}",
+    "merging what merges it": "sample: &s {a: &t {<<: *s}, <<: *t}",
+    "merges of merges": _merges(30),
     "alias as key": "sample: &s\n  ? *s\n  : 1",
     "a billion aliases": _aliases(12),
     "merging a number": "sample:\n  <<: 5",

@@ -41,25 +41,13 @@ def take_from_other(path: Path) -> None:
     path.write_bytes(other.read_bytes())
 
 
-def empty(path: Path) -> None:
-    path.write_bytes(b"")
-
-
 CASES = [
     ("infer", "crops/_part-00001.json", flip(200)),
-    ("infer", "crops/part-00001.parquet", flip(60)),
-    ("infer", "crops/part-00001.parquet", empty),
     ("infer", "images/images.parquet", flip(-3)),
-    ("compress", "predictions/_part-00001.json", flip(300)),
-    ("compress", "predictions/part-00001.zarr/zarr.json", flip(400)),
-    ("compress", "predictions/part-00001.zarr/logp/zarr.json", flip(20)),
-    ("compress", "predictions/part-00001.zarr/logp/c/0/0/0", flip(30)),
     ("compress", "predictions/part-00001.zarr/logp/c/0/0/0", take_from_other),
-    ("compress", "predictions/part-00001.zarr/logp/c/1/0/0", empty),
-    ("calibrate", "soft/_part-00001.json", flip(200)),
     ("calibrate", "soft/part-00001.parquet", flip(-3)),
-    ("calibrate", "soft/part-00001.parquet", empty),
 ]
+"""Some of `test_readers.py`'s, where the whole stage is run and verify is asked."""
 
 
 @pytest.mark.parametrize(("stage", "name", "damage"), CASES)

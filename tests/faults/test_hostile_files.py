@@ -1,13 +1,18 @@
 """Files made to do harm: none of their code runs, and each is refused in one line."""
 
+import io
 import itertools
 import json
+import random
 import shutil
 import struct
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from ferkd_pipeline import cli
@@ -295,6 +300,65 @@ def claim(path: Path, changed: bytes, entry_path: Path) -> None:
     name = path.relative_to(entry_path.parent).as_posix()
     entry.files[name] = FileRecord(path.stat().st_size, sha256_file(path))
     entry_path.write_bytes(entry_bytes(entry))
+
+
+TABLES = {"crops": "infer", "soft": "calibrate", "images": "sample"}
+"""By artifact, a stage that reads its tables."""
+
+
+def zigzag(number: int) -> bytes:
+    """As Parquet's footer spells an integer."""
+    left, spelled = 2 * number, bytearray()
+    while left > 127:
+        spelled.append(left & 127 | 128)
+        left >>= 7
+    return bytes([*spelled, left])
+
+
+def with_footer(data: bytes, number: int, other: int) -> bytes:
+    """A Parquet file whose footer says ``other`` wherever it said ``number``."""
+    size = int.from_bytes(data[-8:-4], "little")
+    footer = data[-8 - size : -8]
+    assert zigzag(number) in footer
+    footer = footer.replace(zigzag(number), zigzag(other))
+    return data[: -8 - size] + footer + struct.pack("<I", len(footer)) + data[-4:]
+
+
+def lies_of_size(path: Path, chance: random.Random) -> Iterator[bytes]:
+    """The same table with numbers that would take all memory, and one that really holds them."""
+    data, footer = path.read_bytes(), pq.read_metadata(path)
+    columns = [footer.row_group(0).column(n) for n in range(footer.num_columns)]
+    sizes = [c.total_uncompressed_size for c in columns] + [
+        c.total_compressed_size for c in columns
+    ]
+    for number in (footer.num_rows, *chance.sample(sizes, min(len(sizes), rounds(1)))):
+        yield with_footer(data, number, 1 << chance.choice([31, 40, 62]))
+    bomb, table = io.BytesIO(), pq.read_table(path)
+    with pq.ParquetWriter(bomb, table.schema, compression="zstd") as writer:
+        many = table.slice(0, 1).take(np.zeros(1 << 20, np.int64))
+        for _ in range(rounds(1)):
+            writer.write_table(many)
+    yield bomb.getvalue()
+
+
+@pytest.mark.parametrize("artifact", TABLES)
+def test_absurd_sizes_of_tables_take_no_memory(own: Project, artifact: str) -> None:
+    """A Parquet file that says it has 2**40 rows, or has a million in a few kilobytes."""
+    own.write_params()
+    stem = "images" if artifact == "images" else "part-00001"
+    path, entry = Path(f"labels/{artifact}/{stem}.parquet"), Path(f"labels/{artifact}/_{stem}.json")
+    good = path.read_bytes(), entry.read_bytes()
+    before = own.tree()
+    for changed in lies_of_size(path, random.Random(artifact)):
+        claim(path, changed, entry)
+        code, said = limited.run_limited("stage", TABLES[artifact], "--force")
+        assert code in (0, 1, 3), (code, said)  # 0: what it says is of no use to anybody
+        assert "Unexpected" not in said and "Traceback" not in said, said
+        assert not code or said.splitlines()[-1].startswith("Error: "), said
+        path.write_bytes(good[0])
+        entry.write_bytes(good[1])
+    assert cli.main(["stage", TABLES[artifact], "--force"]) == 0
+    assert own.tree() == before
 
 
 @pytest.mark.parametrize("where", ["shape", "chunks", "inner chunks"])

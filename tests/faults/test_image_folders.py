@@ -415,3 +415,22 @@ def test_one_image_twice_is_two_images_with_one_content(
     assert one["content_hash"] == other["content_hash"]
     assert (one["class_id"], other["class_id"]) == (1, 2)
     assert len(table) == NUM_IMAGES + 1
+
+
+@pytest.mark.parametrize("stage", ["index", "infer", "train", "evaluate"])
+@pytest.mark.parametrize("is_empty", [False, True], ids=["gone", "empty"])
+def test_a_folder_whose_disk_is_not_mounted(
+    own: Project, stage: str, is_empty: bool, told: Callable[..., str]
+) -> None:
+    """What is said of it speaks of the mount, and nothing of the store is given up."""
+    before = own.tree()
+    write_images(Path("val"), num=1, seed=2)
+    evaluate = {"evaluate": {"sets": {"seen": "images"}, "device": "cpu"}}
+    own.write_params(**of_learning(evaluation="val"), **evaluate)
+    shutil.copytree("models/teacher", "models/student")
+    Path("images").rename("elsewhere")
+    if is_empty:
+        Path("images").mkdir()
+    said = told("stage", stage, "--force", code=3 if stage in ("index", "evaluate") else 75)
+    assert "images" in said and "mount" in said
+    assert before.items() <= own.tree().items()

@@ -1,6 +1,7 @@
 """Peak memory stays flat as the data grows tenfold; what runs out of memory says so."""
 
 import contextlib
+import gc
 import importlib
 import json
 import os
@@ -17,16 +18,18 @@ import numpy as np
 import pytest
 import simplejpeg
 from PIL import Image
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, get_worker_info
 
 from ferkd_pipeline import cli, stage_table
 from stages.infer import feed
 from stages.shared import images
 from stages.shared.training import image_reader, loading
-from stages.shared.training.loader_memory import num_memory_kills
+from stages.shared.training.loader_memory import new_bytes, num_memory_kills
 from store.errors import RetryError
 from store.layout import Layout
 from store.view.build import plan_view
+from tests.faults.cgroups import limited_group
+from tests.faults.disks import command
 from tests.faults.peak_memory import grown_by
 from tests.faults.soak import rounds
 from tests.world import CLASSES, NETWORK, PARAMS, SHARDED, Project, merged, write_teacher
@@ -92,6 +95,8 @@ def grown(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, int]
     found: dict[str, list[int]] = {}
     patch = pytest.MonkeyPatch()
     patch.setattr(image_reader, "KEPT_BYTES", 0)  # else so much of small sets is kept, on purpose
+    gc.collect()
+    gc.freeze()  # `grown_by` collects, too: it need not go through all that was there each time
     for count in (FEW, MANY):
         folder = tmp_path_factory.mktemp(f"images{count}")
         with contextlib.chdir(folder):
@@ -106,6 +111,7 @@ def grown(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, int]
             shutil.rmtree(".ferkd/view")
             Path("params.yaml").write_text(json.dumps(merged(VALUES, {"train": {"seed": 2}})))
             found.setdefault("view", []).append(grown_by(open_view))
+    gc.unfreeze()
     patch.undo()
     return {name: (few, many) for name, (few, many) in found.items()}
 
@@ -222,6 +228,33 @@ class _Dying(Dataset[int]):
         if number == 1:
             os.kill(os.getpid(), signal.SIGKILL)
         return number
+
+
+@pytest.mark.parametrize("place", ["decoding", "handing over"])
+def test_a_worker_beyond_a_real_limit(
+    own: Project, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel kills a process that decodes, and the training says so; run again, it is done."""
+    own.write_params(train={**TRAINING, "model": {**NETWORK, "input_size": 16}, "num_workers": 1})
+    with limited_group(24 * 2**20) as procs:
+
+        def hungry(path: Path) -> bytes:
+            if get_worker_info() is not None and not Path("fed").exists():
+                Path("fed").touch()
+                procs.write_text("0")
+                if place == "decoding":
+                    np.ones(64 * 2**20, np.uint8)
+                else:
+                    new_bytes((64 * 2**20,)).fill_(1)
+            return images.read_bytes(path)
+
+        monkeypatch.setattr(image_reader, "read_bytes", hungry)
+        ended = command("stage", "train")
+    assert ended.code == 75, ended.told
+    assert "a process that loads images was killed by the system for want of memory" in ended.line
+    assert "lower num_workers or batch_size and run the same command again" in ended.line
+    assert not Path("models/student").exists()
+    assert command("stage", "train").code == 0
 
 
 def test_the_kernels_counter_is_there() -> None:

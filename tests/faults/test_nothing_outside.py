@@ -167,6 +167,50 @@ def test_files_of_parts_that_are_links_are_replaced_and_not_followed(
     assert not any(path.is_symlink() for path in Path("labels").rglob("*"))
 
 
+def test_what_only_looks_like_scores_stays(
+    own: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Scores that params.yaml no longer names are deleted; files that are no scores are told."""
+    random: dict[str, Any] = {"estimator": "random"}
+    own.write_params(score={"one": random, "two": random})
+    run("score")
+    scores = Path("labels/scores")
+    games = {scores / "_game.json": b'{"level": 9}', scores / "game.parquet": b"mine"}
+    for path, data in games.items():
+        path.write_bytes(data)
+    own.write_params(score={"one": random})
+    assert cli.main(["stage", "score", "--force"]) == 3
+    assert f"Error: {scores}/_game.json" in capsys.readouterr().err
+    assert all(path.read_bytes() == data for path, data in games.items())
+    (scores / "_game.json").rename("game.json")
+    run("score")
+    assert {path.name for path in scores.iterdir()} == {
+        *("_manifest.json", "_one.json", "one.parquet", "game.parquet")
+    }
+
+
+def test_a_copy_of_a_calibration_stays(own: Project) -> None:
+    """Somebody's backup, which no parameter names; a calibration of old goes."""
+    own.write_params()
+    shutil.copytree("labels/calibrated/ferkd", "labels/calibrated/ferkd before")
+    backup = tree(Path("labels/calibrated/ferkd before"))
+    Path("labels/calibrated/shares/.plan.txt.tmp").write_text("mine")
+    own.write_params(calibrate={"ferkd": PARAMS["calibrate"]["shares"], "shares": None})
+    run("calibrate")
+    assert tree(Path("labels/calibrated/ferkd before")) == backup
+    Path("labels/calibrated/shares/.plan.txt.tmp").unlink()
+    run("calibrate")
+    assert not Path("labels/calibrated/shares").exists()
+
+
+def test_a_file_named_much_like_a_leftover_stays(own: Project) -> None:
+    own.write_params()
+    mine = Path("labels/soft/.part-00001.parquet.before-the-paper.tmp")
+    mine.write_text("mine")
+    assert cli.main(["stage", "compress", "--force"]) == 0
+    assert mine.read_text() == "mine"
+
+
 def test_entries_cannot_lead_out(own: Project, outside: Path) -> None:
     """An entry lists files by name: with names of others it is none, and nothing is moved."""
     own.write_params()

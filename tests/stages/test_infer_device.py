@@ -28,7 +28,14 @@ def batches(project: Project, batch_size: int, device: torch.device | None) -> l
     crops = Crops(*inputs.read_crops())
     folder, clock = inputs.images_folder, Clock()
     feed = CropFeed(
-        folder, inputs.images, crops, KEYS, batch_size, num_workers=2, device=device, clock=clock
+        folder,
+        inputs.images,
+        crops,
+        KEYS,
+        batch_size,
+        num_workers=2,
+        whole=device is not None,
+        clock=clock,
     )
     rows = np.argwhere(np.ones_like(crops.flips))
     found = list(feed.batches([CropList(0, rows[:17]), CropList(1, rows[17:])]))

@@ -133,7 +133,7 @@ def test_batches_hold_no_more_than_asked_for(
 ) -> None:
     values = shared.params()
     inputs: Inputs = open_inputs(values.section("infer"), shared.source())(1)  # type: ignore[arg-type]
-    boxes, flips, _ = inputs.read_crops()
+    boxes, flips, *_ = inputs.read_crops()
     crops = Crops(np.tile(boxes, (1, 20, 1)), np.tile(flips, (1, 20)))
     spec = inputs.teachers[0].model.spec
     feed = CropFeed(

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from stages.infer import unfinished
+from stages.infer.core import Arrays
 from stages.infer.forward import Labelled, Labeller
 from stages.infer.unfinished import Unfinished
 from store.array_spec import ArraySpec
@@ -122,7 +123,7 @@ def test_a_damaged_save_is_made_again(
 def test_saves_of_other_crops_or_arrays_do_not_fit(tmp_path: Path) -> None:
     kept = Unfinished(tmp_path, SPECS)
     wanted = np.arange(6, dtype=np.uint64)
-    rows = {"a": np.ones((2, 3), np.float16), "b": np.arange(2, dtype=np.int32)}
+    rows: Arrays = {"a": np.ones((2, 3), np.float16), "b": np.arange(2, dtype=np.int32)}
     kept.save(3, wanted, rows, {"x": 1})
     found = kept.load(3, wanted)
     assert found is not None

@@ -216,3 +216,16 @@ def test_evaluating_a_thread_of_pixels_resizes_only_its_middle(
     assert crop[:, 15:17, 15:17].min() > 200, "the centre stays the centre"
     assert torch.equal(crop, crop.flip(1))
     assert torch.equal(crop, crop.flip(2))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_normalised_values_do_not_depend_on_the_memory_format(dtype: torch.dtype) -> None:
+    rng = np.random.default_rng(0)
+    planar = torch.from_numpy(rng.integers(0, 256, (3, 3, 9, 11), dtype=np.uint8))
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    by_channel = normalise(planar, mean, std, dtype)
+    by_row = normalise(planar.contiguous(memory_format=torch.channels_last), mean, std, dtype)
+    assert by_row.is_contiguous(memory_format=torch.channels_last)
+    assert by_row.dtype == dtype
+    assert torch.equal(by_channel, by_row)
+    assert normalise(planar[:0], mean, std).shape == (0, 3, 9, 11)

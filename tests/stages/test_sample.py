@@ -12,11 +12,14 @@ from pydantic import ValidationError
 
 from stages.sample import core
 from stages.sample.config import Config
+from stages.sample.mix import Others
 from stages.sample.run import REVISION
 from store import images
 from store.digest import rows_digest
 from store.errors import DataError
 from store.layout import part_name
+from store.partners import PartnerRing
+from store.random import path_hashes
 from tests.world import NUM_CROPS, NUM_IMAGES, Project, write_images
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "sample.json"
@@ -96,6 +99,7 @@ def test_more_crops_keep_the_old_ones(own: Project) -> None:
         {"kind": "random_crop", "size": 20, "padding": 2},
         {"augment": {"rand_augment": {}}},
         {"augment": {"colour_jitter": {"hue": 0.1}}},
+        {"mix": {}},
     ],
 )
 def test_what_changes_rows_changes_the_key(shared: Project, change: dict[str, Any]) -> None:
@@ -144,7 +148,10 @@ def drawn(**fields: Any) -> str:
     config = Config.model_validate({"seed": 5, "num_crops": NUM_CROPS, **fields})
     paths = np.array(["ant/0.jpg", "ant/größe.png", "bee/1.webp"], dtype=object)
     heights, widths = np.array([64, 1, 375], np.int32), np.array([48, 900, 500], np.int32)
-    return rows_digest(core.draw(config, 7, paths, heights, widths))
+    first, others = 7, None
+    if config.mix is not None:
+        first, others = 0, Others(PartnerRing(path_hashes(paths)), heights, widths)
+    return rows_digest(core.draw(config, first, paths, heights, widths, others))
 
 
 def make_golden() -> dict[str, Any]:
@@ -158,6 +165,11 @@ def make_golden() -> dict[str, Any]:
                 "rand_augment": {"num_ops": 3, "magnitude": 10, "magnitude_std": 4},
                 "colour_jitter": {"brightness": 0.4, "saturation": [0, 3], "hue": 0.5},
             }
+        ),
+        "mixed": drawn(mix={}, num_crops=50),
+        "mixed now and then": drawn(
+            mix={"mixup": 0.2, "cutmix": 3, "probability": 0.6, "crops_per_partner": 1},
+            num_crops=50,
         ),
     }
 

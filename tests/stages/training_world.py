@@ -16,6 +16,7 @@ from store.batch import LabelBatch
 from store.codecs import LabelSpec
 from store.images import ImageTable
 from store.random import draw_kept, path_hashes
+from store.view.images import StoredImages
 from store.view.reader import ViewMeta
 
 torch.set_num_threads(1)  # kernels this small lose more to waiting for a second core than they gain
@@ -116,6 +117,10 @@ class FakeView:
 
     @property
     def content_hashes(self) -> NDArray[np.uint64] | None:
+        return None
+
+    @property
+    def stored(self) -> StoredImages | None:
         return None
 
     def draw(self, rows: NDArray[np.int64], first: int, m: int, seed: int) -> NDArray[np.int64]:

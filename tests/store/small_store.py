@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from store import entries, fit_file, images, recorded, shelf, tables
@@ -371,7 +372,7 @@ def _write_overlay(small: SmallStore, shard: int, labels: Entry) -> Entry:
 def rewrite_table(layout: Layout, artifact: str, stem: str, table: pa.Table) -> None:
     """Put other rows into a table whose entry goes on saying the rest of what it said."""
     path = layout.table(artifact, stem)
-    metadata = tables.read_metadata(tables.read_table(path))
+    metadata = tables.read_metadata(pq.read_table(path, partitioning=None))
     tables.write_table(path, table, metadata)
     record_bytes(path)
 

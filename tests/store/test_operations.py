@@ -35,7 +35,7 @@ def test_codes_never_change() -> None:
 
 def test_the_format_page_lists_every_code() -> None:
     section = FORMAT.read_text(encoding="utf-8").split("## Recorded augmentation")[1]
-    rows = re.findall(r"^\| (\d+) \| (\w+)", section.split("## Labels")[0], re.MULTILINE)
+    rows = re.findall(r"^\| (\d+) \| (\w+)", section.split("\n## ")[0], re.MULTILINE)
     assert [int(code) for code, _ in rows] == list(Operation)
     for code, word in rows[1:12]:
         assert Operation(int(code)).name.lower() == word

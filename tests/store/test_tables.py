@@ -153,6 +153,7 @@ def make_golden() -> dict[str, Any]:
         "scores": schema.SCORES,
         "crops": schema.CROPS,
         "crops with recorded augmentation": schema.crops(1),
+        "crops with recorded mixing": schema.crops(0, has_mix=True),
         "calibrated": schema.CALIBRATED,
         "soft": schema.soft(2, has_max_prob=False, has_outside_prob=False),
         "soft with max_prob and outside_prob": all_soft,

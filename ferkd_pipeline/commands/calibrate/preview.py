@@ -9,6 +9,7 @@ import click
 
 from ferkd_pipeline.commands.options import json_option, params_option, print_json, warn
 from ferkd_pipeline.commands.store.shared import show_lines, show_table
+from ferkd_pipeline.plain import say
 from store.errors import ParamsError
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ def preview(
     if page is not None and problem is not None:
         warn(f"{page}: {problem}")
     elif page is not None:
-        click.echo(f"{page}: the same with pictures", err=True)
+        say(f"{page}: the same with pictures", err=True)
 
 
 def _check_page(page: Path, root: Path) -> None:
@@ -129,7 +130,7 @@ def _show(found: Sequence[Preview], num_named: int) -> None:
         show_lines([*steps, *words.lines(seen), *words.suspect_lines(seen)])
     for table in bins.tables(found):
         _show_table(table)
-    click.echo()
+    say()
     show_lines([words.next_line(num_named, found[num_named:])])
 
 

@@ -225,6 +225,8 @@ def _show_rows(rows: RowsDifference) -> None:
         )
         if crops.other_ops:
             line += f"; {crops.other_ops:,} crops have other operations"
+        if crops.other_mix:
+            line += f"; {crops.other_mix:,} crops are mixed otherwise"
         show_lines([line])
     if labels := rows.labels:
         line = (

@@ -10,6 +10,7 @@ import click
 
 from ferkd_pipeline.commands.options import json_option, params_option, print_json
 from ferkd_pipeline.commands.store.shared import as_options, plural, root_of, root_option
+from ferkd_pipeline.plain import say
 from store.errors import ParamsError
 from store.units import readable_bytes
 
@@ -117,7 +118,7 @@ def _write(plan: ExportPlan, out: Path | None, as_json: bool) -> None:
     if out is None:
         with progress.watched() as watch:
             num_rows = store_export.export_csv(plan, sys.stdout.buffer, watch)
-        click.echo(plural(num_rows, "row"), err=True)
+        say(plural(num_rows, "row"), err=True)
         return
     with progress.watched() as watch:
         num_rows = store_export.export(plan, out, watch)
@@ -125,4 +126,4 @@ def _write(plan: ExportPlan, out: Path | None, as_json: bool) -> None:
     if as_json:
         print_json({"file": str(out), "rows": num_rows, "num_bytes": size})
     else:
-        click.echo(f"{out}: {plural(num_rows, 'row')}, {readable_bytes(size)}")
+        say(f"{out}: {plural(num_rows, 'row')}, {readable_bytes(size)}")

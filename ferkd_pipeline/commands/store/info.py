@@ -57,6 +57,8 @@ def _headline(found: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
         counts.append(f"{found['num_crops']:,} crops an image")
     if counts:
         yield "images", ", ".join(counts)
+    if mixed := found.get("mixed"):
+        yield "mixed", f"{mixed['mixup']:.1%} by Mixup, {mixed['cutmix']:.1%} by CutMix"
     if teacher := found.get("teacher"):
         digest = str(teacher.get("digest") or "unknown")[:_DIGEST_LETTERS]
         device = f", on {teacher['device']}" if teacher.get("device") else ""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ferkd_pipeline.plain import one_line
 from store.errors import DataError, ParamsError
 
 if TYPE_CHECKING:
@@ -86,13 +87,13 @@ def show_table(
     for number, heading in enumerate(header):
         table.add_column(heading, justify="left" if number < num_left else "right", overflow="fold")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(one_line, row))
     console = _console()
     console.print()
-    console.print(title, style="bold", markup=False, highlight=False)
+    console.print(one_line(title), style="bold", markup=False, highlight=False)
     console.print(table, markup=False)
     for note in notes:
-        console.print(note, style="dim", markup=False, highlight=False)
+        console.print(one_line(note), style="dim", markup=False, highlight=False)
 
 
 def show_pairs(pairs: Sequence[tuple[str, str]]) -> None:
@@ -101,18 +102,18 @@ def show_pairs(pairs: Sequence[tuple[str, str]]) -> None:
     for name, text in pairs:
         indent = " " * width
         lines = textwrap.wrap(
-            text,
+            one_line(text),
             max(width + 1, _console(_TEXT).width),
             initial_indent=indent,
             subsequent_indent=indent,
         )
-        click.echo(name.ljust(width) + "\n".join(lines)[width:])
+        click.echo(one_line(name).ljust(width) + "\n".join(lines)[width:])
 
 
 def show_lines(lines: Sequence[str]) -> None:
     """Print sentences on stdout, broken where the terminal ends."""
     for line in lines:
-        _console().print(line, markup=False, highlight=False)
+        _console().print(one_line(line), markup=False, highlight=False)
 
 
 def plural(count: int, noun: str) -> str:

@@ -135,7 +135,7 @@ def _show_sizes(found: Statistics) -> None:
         by_use[column.use] = by_use.get(column.use, 0) + column.num_bytes
     training = sum(size for use, size in by_use.items() if use != "calibration")
     calibration = by_use.get("calibration", 0)
-    order = ("box", "flip", "operations", "ids", "classes", "probabilities", "overhead")
+    order = ("box", "flip", "operations", "mixing", "ids", "classes", "probabilities", "overhead")
     measured = [(use, *_size(by_use[use], crops)) for use in order if use in by_use] + [
         ("training, together", *_size(training, crops)),
         ("calibration (max_prob, target_prob)", *_size(calibration, crops)),

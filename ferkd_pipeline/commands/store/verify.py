@@ -7,6 +7,7 @@ import click
 
 from ferkd_pipeline.commands.options import json_option, params_option, print_json
 from ferkd_pipeline.commands.store.shared import root_of, root_option
+from ferkd_pipeline.plain import say
 from store.errors import DataError
 from store.units import readable_bytes
 
@@ -36,12 +37,12 @@ def verify(root: Path | None, params_path: Path, deep: bool, as_json: bool) -> N
         print_json(dataclasses.asdict(result))
     else:
         for damage in result.damages:
-            click.echo(f"{damage.file}: {damage.kind}; {damage.remedy}")
+            say(f"{damage.file}: {damage.kind}; {damage.remedy}")
         if not result.damages:
             size = readable_bytes(result.num_bytes)
-            click.echo(f"{folder}: {result.num_files:,} files, {size}, all as recorded")
+            say(f"{folder}: {result.num_files:,} files, {size}, all as recorded")
     for note in result.notes:
-        click.echo(f"note: {note}", err=True)
+        say(f"note: {note}", err=True)
     if result.damages:
         count = len(result.damages)
         raise DataError(f"{folder}: {count} {'thing' if count == 1 else 'things'} to mend")

@@ -8,15 +8,18 @@ thus cut across passes and nothing is dropped: every image gives exactly m crops
 step can be made again (`passes` has the whole rule).
 """
 
-from dataclasses import dataclass, fields, replace
-from typing import Any, Literal, Protocol
+from dataclasses import dataclass
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stages.shared.training.passes import Passes, Turn
-from store.batch import LabelBatch, RecordedOps
+from stages.shared.training.selection import Selection, joined, truth_labels, with_truth
+from store.batch import LabelBatch
+from store.mixing import MixKind
 from store.random import CropPlan, Purpose, draw_boxes, draw_flips
+from store.view.images import StoredImages
 from store.view.reader import ViewMeta
 
 Labels = Literal["store", "truth"]
@@ -60,27 +63,15 @@ class CropView(Protocol):
     def content_hashes(self) -> NDArray[np.uint64] | None:
         """(N, 2) xxh3-128 of the image files, high word first; None where they are not known."""
 
+    @property
+    def stored(self) -> StoredImages | None:
+        """All images of the store, where its crops are mixed with them."""
+
     def draw(self, rows: NDArray[np.int64], first: int, m: int, seed: int) -> NDArray[np.int64]:
         """Crop numbers (I, m), without replacement; each image gave ``first`` before."""
 
     def gather(self, rows: NDArray[np.int64], crops: NDArray[np.int64]) -> LabelBatch:
         """Boxes and labels of the chosen crops."""
-
-
-@dataclass(frozen=True, slots=True)
-class Selection:
-    """Crops of I images to read, and their labels."""
-
-    paths: list[str]
-    """I image files."""
-    heights: NDArray[np.int32]
-    """(I,) pixels that the boxes were drawn for."""
-    widths: NDArray[np.int32]
-    """(I,)"""
-    batch: LabelBatch
-    """Boxes, flips and labels of I x m crops."""
-    content_hashes: NDArray[np.uint64] | None = None
-    """(I, 2) xxh3-128 of the files that were labelled; None: not known, or any will do."""
 
 
 class CropSource(Protocol):
@@ -98,6 +89,10 @@ class CropSource(Protocol):
     def decoded_bytes(self) -> int:
         """Size of all its images when decoded."""
 
+    @property
+    def is_mixed(self) -> bool:
+        """Whether its crops are mixed with other images, one each at most."""
+
     def select(self, rows: NDArray[np.int64], turn: Turn) -> Selection:
         """Return the crops that ``rows`` (I,) give in a pass."""
 
@@ -111,17 +106,22 @@ class StoredCrops:
         self._labels = labels
         self.num_images = view.num_images
         self.num_classes = view.num_classes
-        self.decoded_bytes = _decoded_bytes(view.heights, view.widths)
+        everyone = view.stored or view
+        self.decoded_bytes = _decoded_bytes(everyone.heights, everyone.widths)
+        self.is_mixed = view.stored is not None
 
     def select(self, rows: NDArray[np.int64], turn: Turn) -> Selection:
         """Return the crops that ``rows`` (I,) give in a pass."""
         view = self._view
         batch = view.gather(rows, view.draw(rows, turn.first, turn.m, self._seed))
         if self._labels == "truth":
-            truth = truth_labels(batch.boxes, batch.flips, batch.targets)
-            batch = replace(truth, ops=batch.ops)
+            batch = with_truth(batch)
         hashes = None if view.content_hashes is None else view.content_hashes[rows]
-        return Selection(view.paths(rows), view.heights[rows], view.widths[rows], batch, hashes)
+        sizes = (view.heights[rows], view.widths[rows])
+        partners = None
+        if view.stored is not None and batch.mix is not None:
+            partners = view.stored.files(batch.mix.partner_ids[batch.mix.kinds != MixKind.NONE])
+        return Selection(view.paths(rows), *sizes, batch, hashes, partners)
 
 
 @dataclass(frozen=True)
@@ -155,6 +155,11 @@ class FreshCrops:
     def decoded_bytes(self) -> int:
         """Size of all images when decoded."""
         return _decoded_bytes(self.heights, self.widths)
+
+    @property
+    def is_mixed(self) -> bool:
+        """Fresh crops are mixed by the training alone."""
+        return False
 
     def select(self, rows: NDArray[np.int64], turn: Turn) -> Selection:
         """Return the crops that ``rows`` (I,) give in a pass; the pass is the random stream."""
@@ -219,50 +224,7 @@ class StepPlan:
 def select_step(source: CropSource, plan: StepPlan, step: int, part: Part = WHOLE) -> Selection:
     """Return the crops of a step, or of a part of it."""
     parts = [source.select(rows, turn) for turn, rows in plan.rows(step, part)]
-    if len(parts) == 1:
-        return parts[0]
-    hashes = [each.content_hashes for each in parts if each.content_hashes is not None]
-    return Selection(
-        [path for part in parts for path in part.paths],
-        np.concatenate([part.heights for part in parts]),
-        np.concatenate([part.widths for part in parts]),
-        _concatenate([part.batch for part in parts]),
-        np.concatenate(hashes) if hashes else None,
-    )
-
-
-def truth_labels(
-    boxes: NDArray[np.int32], flips: NDArray[np.bool_], targets: NDArray[np.int64]
-) -> LabelBatch:
-    """Return crops (I, m) labelled one-hot with their images' ``targets`` (I,)."""
-    num_images, m = flips.shape
-    return LabelBatch(
-        boxes=boxes,
-        flips=flips,
-        class_ids=np.repeat(targets, m).reshape(num_images, m, 1),
-        weights=np.ones((num_images, m, 1), dtype=np.float32),
-        tail=np.zeros((num_images, m), dtype=np.float32),
-        targets=targets,
-    )
-
-
-def _concatenate(batches: list[LabelBatch]) -> LabelBatch:
-    columns: dict[str, Any] = {}
-    for field in fields(LabelBatch):
-        values = [getattr(batch, field.name) for batch in batches]
-        if field.name == "ops":
-            columns[field.name] = _concatenate_ops(values)
-        else:
-            columns[field.name] = None if values[0] is None else np.concatenate(values)
-    return LabelBatch(**columns)
-
-
-def _concatenate_ops(ops: list[RecordedOps | None]) -> RecordedOps | None:
-    found = [each for each in ops if each is not None]
-    if not found:
-        return None
-    codes, levels = [each.codes for each in found], [each.levels for each in found]
-    return RecordedOps(np.concatenate(codes), np.concatenate(levels))
+    return parts[0] if len(parts) == 1 else joined(parts)
 
 
 def _decoded_bytes(heights: NDArray[np.int32], widths: NDArray[np.int32]) -> int:

@@ -68,6 +68,19 @@ def check_loss(config: TrainingConfig, view: CropView) -> None:
         )
 
 
+def check_mix(config: TrainingConfig, view: CropView) -> None:
+    """Refuse to mix crops that the store mixed already.
+
+    Raises:
+        ParamsError: both are asked for.
+    """
+    if config.mix != "none" and view.meta.record.has_mix:
+        raise ParamsError(
+            f"train.mix is {config.mix}, but the store's crops are mixed already (sample.mix); set "
+            "train.mix to none, or use a store without"
+        )
+
+
 def check_teacher(teacher: OnlineTeacher | None, spec: PixelSpec, config: TrainingConfig) -> None:
     """Refuse to mix crops for a student and an online teacher of different input sizes.
 

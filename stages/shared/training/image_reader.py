@@ -12,7 +12,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from stages.shared.images import INDEXED_MAX_PIXELS, ImageError, decode, read_bytes
-from stages.shared.training.batches import Selection
+from stages.shared.training.selection import Selection
 from store.errors import DataError
 
 KEPT_BYTES = 128 * 2**20
@@ -46,6 +46,38 @@ def wanted_images(selection: Selection) -> Iterator[Wanted]:
             high, low = hashes[place].tolist()
             content_hash = high << 64 | low
         yield Wanted(path, height, width, content_hash)
+
+
+class ToRead(NamedTuple):
+    """An image that crops of a selection are cut out of."""
+
+    wanted: Wanted
+    place: int | None
+    """Whose own crops it gives, of the selection's images; None: no image's."""
+    partners: list[int]
+    """Which mixed crops it is mixed into: their numbers among the J that are mixed."""
+
+
+def images_to_read(selection: Selection) -> list[ToRead]:
+    """Return the images of a selection and those that its crops are mixed with, each path once.
+
+    Own images come first, in their order; only one that the selection holds twice comes twice.
+    """
+    own = [ToRead(each, place, []) for place, each in enumerate(wanted_images(selection))]
+    files = selection.partners
+    if files is None:
+        return own
+    found = {each.wanted.path: each for each in reversed(own)}
+    others: list[ToRead] = []
+    sizes = zip(files.heights.tolist(), files.widths.tolist(), strict=True)
+    hashes = files.content_hashes.tolist()
+    for number, (path, (height, width)) in enumerate(zip(files.paths, sizes, strict=True)):
+        if path not in found:
+            high, low = hashes[number]
+            found[path] = ToRead(Wanted(path, height, width, high << 64 | low), None, [])
+            others.append(found[path])
+        found[path].partners.append(number)
+    return own + others
 
 
 class ImageReader:

@@ -32,8 +32,9 @@ class LabelTensors:
     """(B, C) float32 or None."""
     partner_targets: torch.Tensor | None = None
     """(B,) int64, the ground-truth class of what was mixed in; None: nothing was."""
-    share: float = 1.0
-    """Weight of ``targets`` in the mixed ground truth; ``partner_targets`` have the rest."""
+    share: float | torch.Tensor = 1.0
+    """Weight of ``targets`` in the mixed ground truth, or (B,) float32 of each crop's;
+    ``partner_targets`` have the rest."""
 
     @classmethod
     def from_batch(cls, batch: LabelBatch) -> Self:
@@ -41,12 +42,18 @@ class LabelTensors:
         num_images, m, num_entries = batch.class_ids.shape
         flat = num_images * m
         dense = None if batch.dense is None else batch.dense.reshape(flat, -1)
+        partner_targets, share = None, None
+        if batch.mix is not None and batch.partner_targets is not None:
+            partner_targets = torch.from_numpy(batch.partner_targets.reshape(flat))
+            share = torch.from_numpy(batch.mix.shares.reshape(flat))
         return cls(
             class_ids=torch.from_numpy(batch.class_ids.reshape(flat, num_entries)),
             weights=torch.from_numpy(batch.weights.reshape(flat, num_entries)),
             tail=torch.from_numpy(batch.tail.reshape(flat)),
             targets=torch.from_numpy(np.repeat(batch.targets, m)),
             dense=None if dense is None else torch.from_numpy(dense),
+            partner_targets=partner_targets,
+            share=1.0 if share is None else share,
         )
 
     @classmethod
@@ -101,7 +108,7 @@ class LabelTensors:
 
     def map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Self:
         """Return the labels with every tensor changed."""
-        partner_targets = self.partner_targets
+        partner_targets, share = self.partner_targets, self.share
         return type(self)(
             change(self.class_ids),
             change(self.weights),
@@ -109,5 +116,5 @@ class LabelTensors:
             change(self.targets),
             None if self.dense is None else change(self.dense),
             None if partner_targets is None else change(partner_targets),
-            self.share,
+            change(share) if isinstance(share, torch.Tensor) else share,
         )

@@ -14,17 +14,19 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from stages.shared.mixed import mix_crops, partners_of
 from stages.shared.model_config import PixelSpec
 from stages.shared.pixels import crop_resize
 from stages.shared.recorded import replay
 from stages.shared.training.augment import augmented
-from stages.shared.training.batches import WHOLE, CropSource, Part, Selection, StepPlan, select_step
+from stages.shared.training.batches import WHOLE, CropSource, Part, StepPlan, select_step
 from stages.shared.training.config import TrainingConfig
 from stages.shared.training.device_batch import UncutCrops
-from stages.shared.training.image_reader import ImageReader, read_image, wanted_images
+from stages.shared.training.image_reader import ImageReader, images_to_read, read_image
 from stages.shared.training.labels import LabelTensors
 from stages.shared.training.loader_memory import new_bytes, want_of_memory
 from stages.shared.training.loading import Loading
+from stages.shared.training.selection import Selection
 from store.errors import FerkdError, ParamsError
 
 __all__ = [
@@ -89,26 +91,35 @@ def cut_crops(
 ) -> list[torch.Tensor]:
     """Return the selection's crops as (B, 3, h, w) uint8, once at each of the sizes of ``specs``.
 
-    What was recorded to be done to them is done.
+    They are mixed as was recorded, and what was recorded to be done to them is done.
 
     Raises:
         DataError: an image is missing, damaged, or not the one that its boxes were drawn for.
         RetryError: an image could not be read this time.
     """
-    batch = selection.batch
+    batch, partners = selection.batch, selection.partners
     num_images, m = batch.flips.shape
+    mixed = None if batch.mix is None else partners_of(batch.mix)
+    num_mixed = 0 if partners is None else len(partners.paths)
     outputs = [new_bytes((num_images * m, *each.size, 3)).permute(0, 3, 1, 2) for each in specs]
-    for place, wanted in enumerate(wanted_images(selection)):
-        image = reader.read(wanted)
-        for output, spec in zip(outputs, specs, strict=True):
-            crop_resize(
-                image,
-                batch.boxes[place],
-                batch.flips[place],
-                spec.size,
-                spec.interpolation,
-                out=output[place * m : place * m + m],
-            )
+    # Of this process alone: what is mixed in is not sent on.
+    others = [
+        torch.empty((num_mixed, *each.size, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
+        for each in specs
+    ]
+    for each in images_to_read(selection):
+        image = reader.read(each.wanted)
+        for output, other, spec in zip(outputs, others, specs, strict=True):
+            how = (spec.size, spec.interpolation)
+            if each.place is not None:
+                own = batch.boxes[each.place], batch.flips[each.place]
+                crop_resize(image, *own, *how, out=output[each.place * m : each.place * m + m])
+            if each.partners and mixed is not None:
+                boxes, flips = mixed.boxes[each.partners], mixed.flips[each.partners]
+                other[each.partners] = crop_resize(image, boxes, flips, *how)
+    if batch.mix is not None:
+        for output, other in zip(outputs, others, strict=True):
+            mix_crops(output, other, batch.mix)
     if batch.ops is None:
         return outputs
     return [replay(each, batch.ops, out=each) for each in outputs]
@@ -164,7 +175,7 @@ class StepBatches(Dataset["TrainingBatch | FerkdError"]):
         if not self._on_device:
             return sum(3 * each.size[0] * each.size[1] * num_crops for each in self._specs)
         fewest_crops = min(run.first.m for run in passes.runs)
-        return _whole_bytes(self._source, num_crops // fewest_crops)
+        return _whole_bytes(self._source, num_crops // fewest_crops, num_crops)
 
     def make(self, step: int) -> TrainingBatch:
         """Return a step's batch; raises as `cut_crops`."""
@@ -213,12 +224,14 @@ def resize_place(
     if device.type != "cuda" or config.augment is not None:
         return "cpu"
     too_large = source is not None and (
-        _whole_bytes(source, config.images_per_step) > _MOST_WHOLE_BYTES
+        _whole_bytes(source, config.images_per_step, config.batch_size) > _MOST_WHOLE_BYTES
     )
     return "cpu" if too_large else "device"
 
 
-def _whole_bytes(source: CropSource, num_images: int) -> int:
+def _whole_bytes(source: CropSource, num_images: int, num_crops: int) -> int:
+    """About what images take, and one more for each crop where crops are mixed."""
+    num_images += num_crops if source.is_mixed else 0
     return source.decoded_bytes // source.num_images * num_images
 
 

@@ -6,6 +6,7 @@ import multiprocessing.connection
 import multiprocessing.queues
 import os
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -165,7 +166,7 @@ def _describe(code: int | None, is_memory: bool) -> str:
     """What to say of a worker that ended with an exit code, or below 0 with a signal."""
     who = "a process that loads images"
     if code in (-signal.SIGBUS, _NO_SHARED_MEMORY):
-        return f"{who} found no shared memory; {LARGER} {_AGAIN}"
+        return f"{who} found no shared memory, or a mapped file was cut short; {LARGER} {_AGAIN}"
     if code == _NO_HANDLES:
         return f"{who} has too many open files; raise `ulimit -n`, or lower num_workers, {_AGAIN}"
     if code == -signal.SIGKILL and is_memory:
@@ -192,6 +193,13 @@ def _end_where_nothing_is_sent(_: int) -> None:
     multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(  # type: ignore[attr-defined]
         _end_worker
     )
+    sys.excepthook = _tell_unless_unread
+
+
+def _tell_unless_unread(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    """Print no traceback where a thread hands an item to a process that was told to stop."""
+    if not isinstance(error, ConnectionError):
+        sys.__excepthook__(kind, error, trace)
 
 
 def _end_worker(error: Exception, _: object) -> None:

@@ -216,9 +216,13 @@ def _truth_loss(logits: torch.Tensor, labels: LabelTensors) -> torch.Tensor:
     if labels.partner_targets is None:
         return F.cross_entropy(_at_temperature(logits, 1.0), labels.targets)
     pair = torch.stack([labels.targets, labels.partner_targets], 1)
-    shares = torch.tensor([labels.share, 1 - labels.share], device=logits.device)
+    share = labels.share
+    if isinstance(share, torch.Tensor):
+        shares = torch.stack([share, 1 - share], 1)
+    else:
+        shares = torch.tensor([share, 1 - share], device=logits.device).expand(len(pair), 2)
     tail = torch.zeros(len(pair), device=logits.device)
-    return sparse_cross_entropy(logits, pair, shares.expand(len(pair), 2), tail)
+    return sparse_cross_entropy(logits, pair, shares, tail)
 
 
 def _at_temperature(logits: torch.Tensor, temperature: float) -> torch.Tensor:

@@ -1,0 +1,1 @@
+"""What `benchmarks/infer.py` measures: drawing crops, making their pixels, labelling them."""

@@ -1,0 +1,1 @@
+"""What `ferkd-pipeline teacher check` asks about, and how it tells what was found."""

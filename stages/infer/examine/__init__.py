@@ -1,0 +1,1 @@
+"""Looking at teachers before they are asked about every crop: are they right, and if not, why."""
