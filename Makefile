@@ -28,8 +28,9 @@ repro: $(READY) ## run the whole pipeline on the embedded data, then print the r
 	@dvc repro
 	@ferkd-pipeline report --no-page
 
+# Two processes, each with one thread for arithmetic: the networks of the tests are too small for more.
 test: $(READY) ## run all tests
-	@pytest
+	@OMP_NUM_THREADS=1 pytest -n 2
 
 lint: $(READY) ## style, formatting and who may import whom
 	@ruff check .

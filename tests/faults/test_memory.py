@@ -21,7 +21,7 @@ from PIL import Image
 from torch.utils.data import Dataset, get_worker_info
 
 from ferkd_pipeline import cli, stage_table
-from stages.infer import feed
+from stages.infer import decoded
 from stages.shared import images
 from stages.shared.training import image_reader, loading
 from stages.shared.training.loader_memory import new_bytes, num_memory_kills
@@ -195,7 +195,7 @@ def test_a_thread_without_memory(
     shutil.rmtree("labels/predictions")
     shutil.rmtree(".ferkd", ignore_errors=True)
     own.write_params()
-    for module, name in ((feed, "decode"), (images, "_to_rgb"), (simplejpeg, "decode_jpeg")):
+    for module, name in ((decoded, "decode"), (images, "_to_rgb"), (simplejpeg, "decode_jpeg")):
         with monkeypatch.context() as patch:
             patch.setattr(module, name, no_memory)
             assert cli.main(["stage", "infer"]) == 1

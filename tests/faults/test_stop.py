@@ -19,6 +19,7 @@ import stages.train.run  # noqa: F401  before children are forked: it takes seco
 from ferkd_pipeline import funnel
 from ferkd_pipeline.commands.root import root
 from stages.shared import stopping
+from stages.shared.training import loading
 from store import lock
 from store.layout import Layout
 from store.view.build import plan_view
@@ -203,3 +204,12 @@ def test_a_real_process(own: Project, sign: signal.Signals) -> None:
         wait_until(lambda found=workers: not any(map(lock.is_process, found)))
     assert codes.count(0) < len(codes) / 2, "it was done before the signal came"
     assert end_of(start_child("store", "verify")) == 0
+
+
+def test_a_thread_of_a_worker_prints_no_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    """It hands batches over to a process that was just told to stop; other errors are shown."""
+    for error in (BrokenPipeError(), ConnectionResetError()):
+        loading._tell_unless_unread(type(error), error, None)
+    assert capsys.readouterr().err == ""
+    loading._tell_unless_unread(ValueError, ValueError("wrong"), None)
+    assert "ValueError: wrong" in capsys.readouterr().err
