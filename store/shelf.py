@@ -84,7 +84,7 @@ def _move(entry: Entry, source: Path, target: Path) -> None:
 
 def clear(folder: Path) -> None:
     """Delete the working files of a shard that was published, but not a shard set aside there."""
-    for name in ("arrays.zarr", "journal"):
-        remove(folder / name)
+    for path in (folder / "arrays.zarr", folder / "journal", *folder.glob("unfinished-*")):
+        remove(path)
     if folder.exists() and not any(folder.iterdir()):
         folder.rmdir()

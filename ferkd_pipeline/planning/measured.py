@@ -127,7 +127,10 @@ def _placed(inputs: Inputs, small: SmallStore) -> Inputs:
     """The same teachers, on another small store: they are built and sent to the device once."""
     crops = upstream.require(small.layout, "crops", _STEM, "sample")
     kept = replace(inputs.kept, num_crops=int(crops.attribute("num_crops")))
-    return replace(inputs, layout=small.layout, images=small.images, crops=crops, kept=kept)
+    everyone = None if inputs.everyone is None else small.images
+    return replace(
+        inputs, layout=small.layout, images=small.images, everyone=everyone, crops=crops, kept=kept
+    )
 
 
 def _later(

@@ -17,7 +17,7 @@ from stages.infer.feed import CropList, Crops
 from stages.infer.forward import Labelled, Labeller
 from stages.infer.inputs import Inputs
 from stages.infer.reuse import Donors
-from stages.infer.unfinished import Unfinished
+from stages.infer.unfinished import Piece, Unfinished
 from stages.shared.contract import Json, Progress
 from store.arrays import ArrayWriter
 from store.atomic import rename
@@ -36,6 +36,8 @@ class _Block:
     """(P, 2): image row of the block and crop, of what is not copied from elsewhere."""
     num_done: int = 0
     """Crops of ``wanted`` that are labelled, from the first on."""
+    num_saved: int = 0
+    """Of these, those that are kept on disk already."""
     failed: dict[int, str] = field(default_factory=dict)
     """Image rows of the shard that could not be used, with the reason."""
 
@@ -106,7 +108,8 @@ class Blocks:
         self._refuse_too_many()
         if 0 < len(left) < writer.num_blocks:
             num_done = writer.num_blocks - len(left)
-            self._progress.note(f"{self._output.stem}: {num_done} blocks were done already")
+            told = "1 block was" if num_done == 1 else f"{num_done} blocks were"
+            self._progress.note(f"{self._output.stem}: {told} done already")
         num_images = sum(stop - start for start, stop in map(writer.bounds, left))
         label = f"infer {self._output.stem}"
         self._progress.start(label, num_images * inputs.kept.num_crops, "crops")
@@ -124,9 +127,10 @@ class Blocks:
         """Whether a block is done, its unusable images being unusable still."""
         if not self.writer.is_done(block):
             return False
-        rejects = {int(image): reason for image, reason in self.writer.note(block).items()}
+        rejects = _by_row(self.writer.note(block))
         if not self._are_unusable(rejects):
             return False
+        self._unfinished.forget(block)  # a kill may have come between the block and this
         self.rejects.update(rejects)
         return True
 
@@ -159,15 +163,14 @@ class Blocks:
 
     def _continue(self, block: _Block, keys: NDArray[np.uint64]) -> None:
         """Take up what an earlier run labelled of a block that it did not finish."""
-        found = self._unfinished.load(block.number, keys[tuple(block.wanted.T)])
-        if found is None:
-            return
-        rows, note = found
-        failed = {int(image): reason for image, reason in note["failed"].items()}
+        pieces = self._unfinished.load(block.number, keys[tuple(block.wanted.T)])
+        failed = _by_row(pieces[-1].note) if pieces else {}
         if not self._are_unusable(failed):
+            self._unfinished.forget(block.number)
             return
-        self._put(block, rows, note["num_done"])
-        block.failed = failed
+        for piece in pieces:
+            self._put(block, piece.rows, piece.stop)
+        block.num_saved, block.failed = block.num_done, failed
 
     def _take(self, done: Labelled, keys: NDArray[np.uint64], background: Background) -> None:
         block = self._open[done.batch.block]
@@ -178,7 +181,8 @@ class Blocks:
             del self._open[block.number]
             self._finish(block, keys, background)
         elif self._unfinished.is_due():
-            background.run(self._save, block, block.num_done, dict(block.failed), keys)
+            first, block.num_saved = block.num_saved, block.num_done
+            background.run(self._save, block, first, block.num_done, dict(block.failed), keys)
 
     def _put(self, block: _Block, arrays: Arrays, num_done: int) -> None:
         """Put rows ``block.num_done`` to ``num_done`` of what is wanted into their places."""
@@ -188,15 +192,21 @@ class Blocks:
         block.num_done = num_done
 
     def _save(
-        self, block: _Block, num_done: int, failed: dict[int, str], keys: NDArray[np.uint64]
+        self,
+        block: _Block,
+        first: int,
+        stop: int,
+        failed: dict[int, str],
+        keys: NDArray[np.uint64],
     ) -> None:
-        """Keep the first ``num_done`` rows; the ones after them change meanwhile."""
-        start, stop = self.writer.bounds(block.number)
-        images, crops = block.wanted[:num_done].T
-        names = [name for name, values in block.values.items() if name not in IDENTITY]
+        """Keep rows ``first`` to ``stop`` of what is wanted; those after them change meanwhile."""
+        begin, end = self.writer.bounds(block.number)
+        images, crops = block.wanted[first:stop].T
+        names = [name for name in block.values if name not in IDENTITY]
         rows = {name: block.values[name][images, crops] for name in names}
-        note = {"num_done": num_done, "failed": {str(i): why for i, why in sorted(failed.items())}}
-        self._unfinished.save(block.number, keys[start:stop][tuple(block.wanted.T)], rows, note)
+        note = {str(image): reason for image, reason in sorted(failed.items())}
+        wanted = keys[begin:end][tuple(block.wanted.T)]
+        self._unfinished.save(block.number, wanted, Piece(first, stop, rows, note))
 
     def _finish(self, block: _Block, keys: NDArray[np.uint64], background: Background) -> None:
         kept, (start, stop) = self._inputs.kept, self.writer.bounds(block.number)
@@ -233,3 +243,8 @@ def _told(before: Callable[[], None], lists: Iterator[CropList]) -> Iterator[Cro
         if number == 0:
             before()
         yield each
+
+
+def _by_row(note: dict[str, str]) -> dict[int, str]:
+    """Reasons by image row, of a note in JSON."""
+    return {int(image): reason for image, reason in note.items()}

@@ -46,6 +46,7 @@ class DecodedImages:
             is_first = found is None
             if found is None:
                 found = self._recent[image] = Future()
+            self._recent.move_to_end(image)
             while len(self._recent) > self._num_kept:
                 self._recent.popitem(last=False)
         if is_first:

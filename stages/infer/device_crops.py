@@ -3,6 +3,7 @@
 Shapes: B crops of a batch, P of them real, h and w a teacher's input size.
 """
 
+import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,6 +17,13 @@ from stages.shared.device_pixels import CropTable, resize_crops
 from stages.shared.mixed import mix_crops, partners_of
 from stages.shared.recorded import replay
 from store.batch import RecordedOps
+
+
+@functools.cache
+def _side_stream(device: torch.device) -> torch.cuda.Stream:
+    """One for all shards: PyTorch keeps memory apart by stream. Its work goes first, for a forward
+    cannot begin without it."""
+    return torch.cuda.Stream(device, priority=-1)  # type: ignore[no-untyped-call]
 
 
 class DeviceCrops:
@@ -33,9 +41,7 @@ class DeviceCrops:
         self._crops, self._keys, self._batch_size = crops, tuple(keys), batch_size
         self._device, self._clock = device, clock
         self._there: dict[int, Tensor] = {}
-        self._stream: torch.cuda.Stream | None = None
-        if device.type == "cuda":
-            self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self._stream = _side_stream(device) if device.type == "cuda" else None
 
     def make(self, batch: Batch) -> dict[PixelKey, Tensor]:
         """Return (B, 3, h, w) uint8, channels last, by what teachers want.

@@ -30,6 +30,8 @@ from store.images import ImageTable
 PixelKey = tuple[tuple[int, int], Interpolation]
 """What of a teacher's pixels is made before they are normalised: size and interpolation."""
 
+_CROPS_A_TASK = 32
+"""At most so many of one image, so that few batches are enough to keep many threads busy."""
 _MIN_AHEAD = 2
 """Batches that are made while one is forwarded, however many images are in one."""
 
@@ -173,8 +175,7 @@ class CropFeed:
         for each in pixels.values():
             each[len(cut.rows) :] = 0
         tasks: list[tuple[int, Future[None]]] = []
-        borders = [0, *(np.flatnonzero(np.diff(cut.rows[:, 0])) + 1), len(cut.rows)]
-        for first, last in pairwise(borders):
+        for first, last in pairwise(_borders(cut.rows[:, 0])):
             out = {key: each[first:last] for key, each in pixels.items()}
             task = pool.submit(self._cut_out, cut.rows[first:last], out)
             tasks.append((int(cut.rows[first, 0]), task))
@@ -198,9 +199,10 @@ class CropFeed:
         with self._clock.time("crop"):
             for (size, interpolation), pixels in out.items():
                 crop_resize(decoded, boxes, flips, size, interpolation, out=pixels)
-                if self._crops.mixed is not None:
-                    self._crops.mixed.mix_in(rows, self.decoded.get, pixels, interpolation)
-                if ops is not None:
+            if self._crops.mixed is not None:
+                self._crops.mixed.mix_in(rows, self.decoded.get, out)
+            if ops is not None:
+                for pixels in out.values():
                     replay(pixels, ops, out=pixels)
 
 
@@ -222,13 +224,21 @@ class _Pending:
             try:
                 found = task.result()
             except ImageError as error:
-                failed[image] = str(error)
+                failed.setdefault(image, str(error))
                 continue
             if found is not None:
                 images[image] = found
         if self.mixed is not None:
             failed = self.mixed.failed_of(self.cut.rows, failed)
         return Batch(self.cut.block, self.cut.rows, failed, self.pixels, images)
+
+
+def _borders(images: NDArray[np.int64]) -> list[int]:
+    """Where the tasks of a batch begin, and where the last one ends; ``images`` (P,) rise."""
+    changes = np.flatnonzero(np.diff(images)) + 1
+    starts = np.concatenate([[0], changes, [len(images)]])
+    cuts = [np.arange(first, last, _CROPS_A_TASK) for first, last in pairwise(starts.tolist())]
+    return [*np.concatenate(cuts).tolist(), len(images)]
 
 
 def _new_pixels(count: int, size: tuple[int, int], pinned: bool) -> Tensor:

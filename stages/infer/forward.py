@@ -6,6 +6,7 @@ of a projection head), E teachers.
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,11 +26,21 @@ from stages.infer.teachers import Teacher, averaged
 from stages.shared.pixels import normalise
 from store.errors import DataError, ShardError
 
-AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
-"""Types of mixed precision by their names in params.yaml."""
+_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 _AHEAD = 2
 """Batches that a GPU has been given while the CPU waits for the one before."""
+
+
+@contextmanager
+def precisely(config: Config, device: torch.device) -> Iterator[None]:
+    """Forward in `infer.precision`: float32 is no TF32, which convolutions of a GPU would take."""
+    dtype = _AUTOCAST.get(config.precision)
+    with (
+        torch.backends.cudnn.flags(enabled=True, allow_tf32=dtype is not None),
+        torch.autocast(device.type, dtype=dtype, enabled=dtype is not None),
+    ):
+        yield
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,14 +102,12 @@ class Labeller:
     def _launch(self, batch: Batch) -> "_Launched":
         """Give the device its work, without waiting for it."""
         device, rows = self._inputs.device, batch.rows
-        dtype = AUTOCAST.get(self._config.precision)
         with torch.inference_mode():
             if self._crops is None:
                 pixels = {k: each.to(device, non_blocking=True) for k, each in batch.pixels.items()}
             else:
                 pixels = self._crops.make(batch)
-            autocast = torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
-            with self._clock.on_device("forward"), autocast:
+            with self._clock.on_device("forward"), precisely(self._config, device):
                 said = self._forward(pixels, len(rows))
             with self._clock.on_device("keep"):
                 wrong = [self._what_is_wrong(*each) for each in self._with_teachers(said)]

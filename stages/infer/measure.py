@@ -17,7 +17,7 @@ from stages.infer.blocks import Blocks
 from stages.infer.clock import Clock
 from stages.infer.config import Config
 from stages.infer.feed import CropList, Crops
-from stages.infer.forward import AUTOCAST, Labeller
+from stages.infer.forward import Labeller, precisely
 from stages.infer.inputs import Inputs
 from stages.shared.contract import NoProgress, Progress
 from store.layout import Layout
@@ -82,7 +82,7 @@ def bare_forward(config: Config, inputs: Inputs, seconds: float) -> float:
 
     As they are run by the stage: batch size, precision, memory format.
     """
-    device, dtype = inputs.device, AUTOCAST.get(config.precision)
+    device = inputs.device
     batches = [
         torch.randn((config.batch_size, 3, *teacher.model.spec.size), device=device).contiguous(
             memory_format=torch.channels_last
@@ -91,8 +91,7 @@ def bare_forward(config: Config, inputs: Inputs, seconds: float) -> float:
     ]
 
     def forward() -> None:
-        autocast = torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
-        with torch.inference_mode(), autocast:
+        with torch.inference_mode(), precisely(config, device):
             for teacher, batch in zip(inputs.teachers, batches, strict=True):
                 teacher.model.module(batch)
 

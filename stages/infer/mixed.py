@@ -4,7 +4,7 @@ Shapes: N images of the shard, M crops an image, P crops asked for, J of them mi
 teacher's input size.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -84,28 +84,31 @@ class Mixed:
         self,
         rows: NDArray[np.int64],
         decoded: Callable[[int], Tensor],
-        out: Tensor,
-        interpolation: Interpolation,
+        out: Mapping[tuple[tuple[int, int], Interpolation], Tensor],
     ) -> None:
-        """Mix crops ``rows`` (P, 2) in ``out`` (P, 3, h, w) with what images ``decoded`` show.
+        """Mix crops ``rows`` (P, 2) with what images ``decoded`` show, each asked for once.
+
+        ``out`` holds them (P, 3, h, w) by size and interpolation.
 
         Raises:
             ImageError: one of these images cannot be used.
         """
         mix, partners = self.of_crops(rows)
         of_mixed = partners_of(mix)
-        others = torch.empty((len(partners), *out.shape[1:]), dtype=torch.uint8)
-        others = others.contiguous(memory_format=torch.channels_last)
+        others = {
+            key: torch.empty((len(partners), *pixels.shape[1:]), dtype=torch.uint8).contiguous(
+                memory_format=torch.channels_last
+            )
+            for key, pixels in out.items()
+        }
         for partner in dict.fromkeys(partners.tolist()):
             numbers = np.flatnonzero(partners == partner)
-            others[numbers] = crop_resize(
-                self._image(partner, decoded),
-                of_mixed.boxes[numbers],
-                of_mixed.flips[numbers],
-                (out.shape[2], out.shape[3]),
-                interpolation,
-            )
-        mix_crops(out, others, mix)
+            image = self._image(partner, decoded)
+            boxes, flips = of_mixed.boxes[numbers], of_mixed.flips[numbers]
+            for (size, interpolation), pixels in others.items():
+                pixels[numbers] = crop_resize(image, boxes, flips, size, interpolation)
+        for key, pixels in out.items():
+            mix_crops(pixels, others[key], mix)
 
     def _image(self, partner: int, decoded: Callable[[int], Tensor]) -> Tensor:
         try:

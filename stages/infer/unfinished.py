@@ -1,16 +1,16 @@
 """What of a block is labelled already, kept while the block is not finished.
 
 A block is hundreds of images, minutes of a large teacher. A kill loses what came after the last
-save, half a minute; batches go on where they would have, so no byte shows it.
+save, half a minute; batches go on where they would have, so no byte shows it. Each save writes what
+came since the one before.
 """
 
-import io
 import json
 import time
 import zipfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import xxhash
@@ -18,12 +18,23 @@ from numpy.typing import NDArray
 
 from stages.infer.core import Arrays
 from store.array_spec import ArraySpec
-from store.atomic import remove, write_bytes
-from store.digest import canonical_json
+from store.atomic import remove, replace_file
+from store.digest import canonical_json, rows_digest
 
 SAVE_SECONDS = 30.0
 
-_DIGEST_BYTES = 16
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Some rows of a block that is not finished."""
+
+    first: int
+    stop: int
+    """Exclusive, counted in the crops of the block that are wanted."""
+    rows: Arrays
+    """(stop - first, ..) by array."""
+    note: dict[str, str]
+    """Images that could not be used until then, with the reason."""
 
 
 class Unfinished:
@@ -41,45 +52,57 @@ class Unfinished:
         self._saved_at = time.monotonic()
         return True
 
-    def save(self, block: int, wanted: NDArray[np.uint64], rows: Arrays, note: Any) -> None:
-        """Keep the first ``rows`` of a block whose crops to be labelled are ``wanted`` (P,)."""
-        head = {"wanted": _digest_of(wanted), "note": note}
-        packed = io.BytesIO()
-        np.savez(packed, allow_pickle=False, head=np.array(canonical_json(head)), **rows)
-        content = packed.getvalue()
-        write_bytes(self._file(block), xxhash.xxh3_128_digest(content) + content)
+    def save(self, block: int, wanted: NDArray[np.uint64], piece: Piece) -> None:
+        """Keep a piece of a block whose crops to be labelled are ``wanted`` (P,)."""
+        head = {
+            "wanted": _digest_of(wanted),
+            "first": piece.first,
+            "stop": piece.stop,
+            "note": piece.note,
+            "rows": rows_digest(piece.rows),
+        }
+        name = f"unfinished-{block:06d}-{piece.first:012d}"
+        text = np.frombuffer(canonical_json(head), np.uint8)
+        with replace_file(self._folder / name) as partial, partial.open("wb") as file:
+            np.savez(file, allow_pickle=False, head=text, **piece.rows)
 
-    def load(self, block: int, wanted: NDArray[np.uint64]) -> tuple[Arrays, Any] | None:
-        """Rows and note of the last `save`; None where there is none that is whole and fits."""
-        try:
-            content = self._file(block).read_bytes()
-        except OSError:
-            return None
-        if content[:_DIGEST_BYTES] != xxhash.xxh3_128_digest(content[_DIGEST_BYTES:]):
-            return None
-        try:
-            with np.load(io.BytesIO(content[_DIGEST_BYTES:]), allow_pickle=False) as found:
-                head = json.loads(bytes(found["head"]))
-                rows = {name: found[name] for name in found.files if name != "head"}
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile):
-            return None
-        if head["wanted"] != _digest_of(wanted) or not self._fits(rows):
-            return None
-        return rows, head["note"]
+    def load(self, block: int, wanted: NDArray[np.uint64]) -> list[Piece]:
+        """Return the pieces that were saved, from the first row on, as far as they are whole."""
+        found: list[Piece] = []
+        for path in self._files(block):
+            piece = self._read(path, _digest_of(wanted))
+            if piece is None or piece.first != (found[-1].stop if found else 0):
+                break
+            found.append(piece)
+        return found
 
     def forget(self, block: int) -> None:
         """Delete what was saved of a block, if anything."""
-        remove(self._file(block))
+        for path in self._files(block):
+            remove(path)
 
-    def _file(self, block: int) -> Path:
-        return self._folder / f"unfinished-{block:06d}"
+    def _files(self, block: int) -> list[Path]:
+        return sorted(self._folder.glob(f"unfinished-{block:06d}-*"))
 
-    def _fits(self, rows: Arrays) -> bool:
-        kept = {name: self._specs[name] for name in rows if name in self._specs}
-        return len(kept) == len(rows) and all(
-            values.dtype == np.dtype(kept[name].dtype)
-            and values.shape[1:] == tuple(kept[name].trailing[1:])
-            for name, values in rows.items()
+    def _read(self, path: Path, wanted: str) -> Piece | None:
+        try:
+            with np.load(path, allow_pickle=False) as found:
+                head = json.loads(found["head"].tobytes())
+                rows = {name: found[name] for name in found.files if name != "head"}
+            if head["wanted"] != wanted or head["rows"] != rows_digest(rows):
+                return None
+            piece = Piece(int(head["first"]), int(head["stop"]), rows, dict(head["note"]))
+        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
+            return None
+        return piece if self._fits(piece) else None
+
+    def _fits(self, piece: Piece) -> bool:
+        kept = {name: self._specs.get(name) for name in piece.rows}
+        return all(
+            spec is not None
+            and values.dtype == np.dtype(spec.dtype)
+            and values.shape == (piece.stop - piece.first, *spec.trailing[1:])
+            for spec, values in zip(kept.values(), piece.rows.values(), strict=True)
         )
 
 

@@ -70,6 +70,8 @@ def resize_crops(
     # Crops of like sizes together: little is filled up then.
     order = np.lexsort((table.width, table.height))
     numbers = torch.from_numpy(np.stack([np.arange(len(order)), *table])[:, order])
+    if device.type == "cuda":
+        numbers = numbers.pin_memory()  # else what is large would be waited for
     numbers = numbers.to(device, non_blocking=True)
     # Weights would be rounded to a mixed precision's few bits.
     with torch.no_grad(), torch.autocast(device.type, enabled=False):

@@ -69,8 +69,11 @@ def _mixup(crops: Tensor, partners: Tensor, places: NDArray[np.intp], mix: Recor
     if not len(numbers):
         return
     shares = torch.from_numpy(np.rint(mix.shares[numbers] * SHARE_GRID).astype(np.int32))
-    shares = shares[:, None, None, None].to(crops.device)
-    own, other = (torch.from_numpy(each).to(crops.device) for each in (places[numbers], numbers))
+    shares = shares[:, None, None, None].to(crops.device, non_blocking=True)
+    own, other = (
+        torch.from_numpy(each).to(crops.device, non_blocking=True)
+        for each in (places[numbers], numbers)
+    )
     step = max(1, _AT_ONCE // crops[0].numel())
     for start in range(0, len(numbers), step):
         cut = slice(start, start + step)

@@ -10,7 +10,7 @@ import pytest
 from stages.infer import unfinished
 from stages.infer.core import Arrays
 from stages.infer.forward import Labelled, Labeller
-from stages.infer.unfinished import Unfinished
+from stages.infer.unfinished import Piece, Unfinished
 from store.array_spec import ArraySpec
 from tests.world import Project, forget_predictions
 
@@ -62,7 +62,7 @@ def test_a_block_goes_on(
     expected = start_anew(own)
     forwards.clear()
     stop_after(4, own, monkeypatch)
-    assert len(list(Path(".ferkd/work/infer").glob("*/unfinished-000000"))) == 1
+    assert len(list(Path(".ferkd/work/infer").glob("*/unfinished-000000-*"))) == 4
     forwards.clear()
     own.run("infer", shards=(0,), **ALL)
     assert forwards == [5, 5, 2], "of 32 crops 20 were labelled"
@@ -104,34 +104,60 @@ def damage(file: Path) -> None:
 
 
 def swap_blocks(file: Path) -> None:
-    file.rename(file.with_name("unfinished-000001"))
+    file.rename(file.with_name(file.name.replace("-000000-", "-000001-")))
 
 
-@pytest.mark.parametrize("act", [damage, swap_blocks, lambda file: file.write_bytes(b"")])
+@pytest.mark.parametrize(
+    "act", [damage, swap_blocks, Path.unlink, lambda file: file.write_bytes(b"")]
+)
+@pytest.mark.parametrize("number", [0, 2])
 def test_a_damaged_save_is_made_again(
-    own: Project, forwards: list[int], monkeypatch: pytest.MonkeyPatch, act: Any
+    own: Project, forwards: list[int], monkeypatch: pytest.MonkeyPatch, act: Any, number: int
 ) -> None:
+    """And what was saved after it."""
     expected = start_anew(own)
     stop_after(4, own, monkeypatch)
-    act(next(Path(".ferkd").rglob("unfinished-*")))
+    files = sorted(Path(".ferkd").rglob("unfinished-*"))
+    assert len(files) == 4
+    act(files[number])
     forwards.clear()
     own.run("infer", shards=(0,), **ALL)
-    assert len(forwards) == 7
+    assert len(forwards) == 7 - number
     assert own.tree("labels/predictions") == expected
+    assert not list(Path(".ferkd").rglob("unfinished-*"))
+
+
+def test_a_kill_between_a_block_and_its_save_leaves_nothing(
+    own: Project, forwards: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = start_anew(own)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Unfinished, "forget", interrupted)
+        own.run("infer", shards=(0,), **ALL)
+    assert list(Path(".ferkd").rglob("unfinished-*"))
+    own.run("infer", shards=(0,), **ALL)
+    assert own.tree("labels/predictions") == expected
+    assert not list(Path(".ferkd").rglob("unfinished-*"))
+
+
+def interrupted(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def test_saves_of_other_crops_or_arrays_do_not_fit(tmp_path: Path) -> None:
     kept = Unfinished(tmp_path, SPECS)
     wanted = np.arange(6, dtype=np.uint64)
     rows: Arrays = {"a": np.ones((2, 3), np.float16), "b": np.arange(2, dtype=np.int32)}
-    kept.save(3, wanted, rows, {"x": 1})
-    found = kept.load(3, wanted)
-    assert found is not None
-    np.testing.assert_array_equal(found[0]["b"], rows["b"])
-    assert found[1] == {"x": 1}
-    assert kept.load(2, wanted) is None
-    assert kept.load(3, wanted[::-1].copy()) is None
-    assert Unfinished(tmp_path, {**SPECS, "b": ArraySpec("int64", (4,))}).load(3, wanted) is None
-    assert Unfinished(tmp_path, {"a": SPECS["a"]}).load(3, wanted) is None
+    kept.save(3, wanted, Piece(0, 2, rows, {"1": "gone"}))
+    kept.save(3, wanted, Piece(4, 6, rows, {}))
+    [found] = kept.load(3, wanted)
+    assert (found.first, found.stop, found.note) == (0, 2, {"1": "gone"})
+    np.testing.assert_array_equal(found.rows["b"], rows["b"])
+    kept.save(3, wanted, Piece(2, 4, rows, {}))
+    assert [piece.first for piece in kept.load(3, wanted)] == [0, 2, 4]
+    assert not kept.load(2, wanted)
+    assert not kept.load(3, wanted[::-1].copy())
+    assert not Unfinished(tmp_path, {**SPECS, "b": ArraySpec("int64", (4,))}).load(3, wanted)
+    assert not Unfinished(tmp_path, {"a": SPECS["a"]}).load(3, wanted)
     kept.forget(3)
     assert not list(tmp_path.iterdir())

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from stages.infer import teachers
 from stages.infer.config import Config
-from stages.infer.forward import AUTOCAST
+from stages.infer.forward import precisely
 from stages.infer.teachers import Teacher, averaged
 from stages.shared import devices
 from stages.shared.model_config import PixelSpec
@@ -76,12 +76,11 @@ class Panel:
             DataError: the teacher gives another number of outputs.
         """
         spec = spec or teacher.model.spec
-        dtype = AUTOCAST.get(self.config.precision)
         given = normalise(pixels.to(self.device), spec.mean, spec.std)
         with (
             self._not_compiled(),
             torch.inference_mode(),
-            torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None),
+            precisely(self.config, self.device),
         ):
             outputs: Tensor = teacher.model.module(given.flip(1) if bgr else given)
         outputs = outputs.float()
