@@ -66,6 +66,7 @@ def create(folder: Path, recipe: str, images: Path, val: Path, *, force: bool) -
     Raises:
         ParamsError: no such recipe, no such images, or the files are there already.
     """
+    recipes.check(recipe)  # before the folders, whose defaults are nobody's
     train_folder = find_images(folder, images, "--images")
     val_folder = find_images(folder, val, "--val")
     text = recipes.fill(recipe, train_folder.text, val_folder.text)

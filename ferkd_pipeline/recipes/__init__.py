@@ -25,16 +25,24 @@ def summary(name: str) -> str:
     return _files()[name].read_text(encoding="utf-8").splitlines()[0].removeprefix("#").strip()
 
 
+def check(name: str) -> None:
+    """Look whether there is such a recipe.
+
+    Raises:
+        ParamsError: there is none.
+    """
+    if name not in names():
+        raise ParamsError(f"--recipe {name}: no such recipe; there are: {', '.join(names())}")
+
+
 def fill(name: str, images: str, val: str) -> str:
     """Return a recipe as a params.yaml for these folders.
 
     Raises:
         ParamsError: there is no such recipe.
     """
-    files = _files()
-    if name not in files:
-        raise ParamsError(f"--recipe {name}: no such recipe; there are: {', '.join(sorted(files))}")
-    template = string.Template(files[name].read_text(encoding="utf-8"))
+    check(name)
+    template = string.Template(_files()[name].read_text(encoding="utf-8"))
     return template.substitute(images=_scalar(images), val=_scalar(val))
 
 

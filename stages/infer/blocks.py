@@ -4,6 +4,7 @@ Shapes: N images of a block, M crops an image, P crops of a block that are to be
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -21,7 +22,7 @@ from stages.infer.unfinished import Piece, Unfinished
 from stages.shared.contract import Json, Progress
 from store.arrays import ArrayWriter
 from store.atomic import rename
-from store.errors import ShardError
+from store.errors import FerkdError, ShardError
 from store.parts import PartWriter
 
 
@@ -118,10 +119,22 @@ class Blocks:
         crops = self._crops
         keys = crop_keys(inputs.images, crops.boxes, crops.flips, crops.ops, crops.mixed)
         donors = Donors.find(inputs.layout, self._output.lineage, keys)
-        with Background() as background:
-            lists = _told(before, self._begin(left, keys, donors, background))
-            for done in self._labeller.label(lists):
-                self._take(done, keys, background)
+        try:
+            with Background() as background:
+                lists = _told(before, self._begin(left, keys, donors, background))
+                for done in self._labeller.label(lists):
+                    self._take(done, keys, background)
+        except (KeyboardInterrupt, FerkdError):
+            self._save_all(keys)
+            raise
+
+    def _save_all(self, keys: NDArray[np.uint64]) -> None:
+        """Keep what is labelled of the blocks that are open: the run is about to be left."""
+        for block in self._open.values():
+            if block.num_saved < block.num_done:
+                with suppress(OSError):  # what ends the run is what people are to be told
+                    first, failed = block.num_saved, dict(block.failed)
+                    self._save(block, first, block.num_done, failed, keys)
 
     def _take_up(self, block: int) -> bool:
         """Whether a block is done, its unusable images being unusable still."""

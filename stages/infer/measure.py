@@ -38,7 +38,7 @@ class Measured:
     """``cpu``, or the name of the GPU."""
     num_images: int
     num_crops: int
-    """Crops that were labelled and written."""
+    """Crops that were labelled and written; of a small shard each several times."""
     wall_seconds: float
     """From the first image to the last byte."""
     bare_crops_per_second: float
@@ -70,9 +70,9 @@ def measure(
     crops = Crops(*inputs.read_crops())
     rate = _trial(config, inputs, crops, seconds * _TRIAL_SHARE)
     bare = bare_forward(config, inputs, seconds * _BARE_SHARE / 2)
-    planned = rate * seconds * (1 - _TRIAL_SHARE - _BARE_SHARE)
-    num_images = min(len(inputs.images), max(1, round(planned / inputs.kept.num_crops)))
-    found = _labelled(config, inputs, crops, num_images, watch)
+    left = seconds * (1 - _TRIAL_SHARE - _BARE_SHARE)
+    num_images = min(len(inputs.images), max(1, round(rate * left / inputs.kept.num_crops)))
+    found = _labelled(config, inputs, crops, num_images, left, watch)
     bare = max(bare, bare_forward(config, inputs, seconds * _BARE_SHARE / 2))
     return replace(found, bare_crops_per_second=bare)
 
@@ -124,27 +124,31 @@ def _trial(config: Config, inputs: Inputs, crops: Crops, seconds: float) -> floa
 
 
 def _labelled(
-    config: Config, inputs: Inputs, crops: Crops, num_images: int, progress: Progress
+    config: Config, inputs: Inputs, crops: Crops, num_images: int, seconds: float, watch: Progress
 ) -> Measured:
+    """Label the first images, again and again until the time is up, and write what comes of it."""
     clock = Clock(inputs.device)
     work = inputs.layout.work / "work"
     work.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="measure-", dir=work) as folder:
-        layout = Layout.beside(Path(folder) / "labels")
-        few = replace(inputs, layout=layout, images=inputs.images.slice(0, num_images))
-        output = PartWriter(layout, "predictions", inputs.crops.stem, "infer", "measured")
-        began = time.perf_counter()
-        blocks = Blocks(config, few, output, progress, crops.first(num_images), clock)
-        blocks.write_all()
-        wall = time.perf_counter() - began
-        files = [path for path in blocks.writer.path.rglob("*") if path.is_file()]
-        num_bytes = sum(path.stat().st_size for path in files)
+    wall, passes, num_bytes = 0.0, 0, 0
+    while wall < seconds / 2 or not passes:
+        with tempfile.TemporaryDirectory(prefix="measure-", dir=work) as folder:
+            layout = Layout.beside(Path(folder) / "labels")
+            few = replace(inputs, layout=layout, images=inputs.images.slice(0, num_images))
+            output = PartWriter(layout, "predictions", inputs.crops.stem, "infer", "measured")
+            began = time.perf_counter()
+            blocks = Blocks(config, few, output, watch, crops.first(num_images), clock)
+            blocks.write_all()
+            wall += time.perf_counter() - began
+            files = [path for path in blocks.writer.path.rglob("*") if path.is_file()]
+            num_bytes = sum(path.stat().st_size for path in files)
+        passes += 1
     num_crops = num_images * inputs.kept.num_crops
     is_cuda = inputs.device.type == "cuda"
     return Measured(
         device=torch.cuda.get_device_name(inputs.device) if is_cuda else "cpu",
         num_images=num_images,
-        num_crops=num_crops,
+        num_crops=passes * num_crops,
         wall_seconds=wall,
         bare_crops_per_second=math.nan,
         seconds=clock.seconds(),

@@ -64,8 +64,8 @@ def run(config: Config, inputs: Inputs, output: PartWriter, progress: Progress) 
     )
     shelf.clear(blocks.folder)
     if blocks.num_copied:
-        copied = f"{blocks.num_copied:,} crops copied from earlier shards"
-        progress.note(f"{output.stem}: {copied}")
+        crops = "1 crop" if blocks.num_copied == 1 else f"{blocks.num_copied:,} crops"
+        progress.note(f"infer {output.stem}: {crops} copied from earlier shards")
     if blocks.rejects:
         listed = output.layout.table(ARTIFACT, rejects_stem)
         unusable = f"{len(blocks.rejects)} images could not be used"

@@ -46,6 +46,7 @@ def step_speed(config: Config, num_classes: int, seconds: float) -> StepSpeed:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     end, size = time.monotonic() + seconds, min(_FIRST, config.batch_size)
     best = 0.0, size
+    _seconds_a_step(config, module, model.spec, num_classes, size, device)  # begins slowly
     while True:
         try:
             taken = _seconds_a_step(config, module, model.spec, num_classes, size, device)

@@ -31,7 +31,7 @@ def test_numbers_for_scripts(own: Project, capsys: pytest.CaptureFixture[str]) -
     found = json.loads(capsys.readouterr().out)
     assert found["device"] == "cpu"
     assert 1 <= found["num_images"] <= 8
-    assert found["num_crops"] == 4 * found["num_images"]
+    assert found["num_crops"] % (4 * found["num_images"]) == 0
     assert found["crops_per_second"] == pytest.approx(found["num_crops"] / found["wall_seconds"])
     ratio = found["crops_per_second"] / found["bare_crops_per_second"]
     assert found["share_of_bare"] == pytest.approx(ratio)

@@ -117,6 +117,10 @@ def _of_teacher(
     # Channels turned round can look like classes turned round: the pixels are the simpler cause.
     if order is not None and not any(_explains(each, order) for each in better):
         found.append(findings.class_order(teacher, order, class_names))
+        # Odd pixels may please a teacher of another order, too, but not as well as that order does.
+        better = tuple(
+            each for each in better if _share(each) > order.num_matched / order.num_judged
+        )
     found += [findings.pixels(teacher, each) for each in better]
     is_near = verdict(answers.num_right, len(answers.classes), len(class_names)) == "near chance"
     if is_near and len(panel.teachers) > 1:
@@ -134,8 +138,12 @@ def _other_pixels(
 
 
 def _explains(better: Better, order: Order) -> bool:
-    share = better.num_right / better.num_images
-    return better.alternative.changes_labels and share >= order.num_matched / order.num_judged
+    is_as_good = _share(better) >= order.num_matched / order.num_judged
+    return better.alternative.changes_labels and is_as_good
+
+
+def _share(better: Better) -> float:
+    return better.num_right / better.num_images
 
 
 def _of_all(
