@@ -174,7 +174,8 @@ class LineProgress:
         return text
 
     def _write(self, line: str) -> None:
-        print(one_line(line), file=self._stream, flush=True)
+        # In one piece: several processes may write to one stream, as those of torchrun do.
+        print(f"{one_line(line)}\n", end="", file=self._stream, flush=True)
 
 
 def _count(number: float) -> str:

@@ -176,7 +176,8 @@ class Overview:
         if isinstance(what, Begun):
             self.progress.start(what.label, what.total, what.unit)
         elif isinstance(what, Advanced):
-            self.progress.advance(what.amount)
+            if what.amount:
+                self.progress.advance(what.amount)
         else:
             self.progress.note(f"{what.text} (on {what.node})")
 

@@ -11,6 +11,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -113,16 +114,19 @@ def _answers(address: str) -> bool:
 def _own_signals() -> Iterator[None]:
     """Keep what this process does on Ctrl-C and SIGTERM: Ray sets handlers of its own."""
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    hook = sys.excepthook
+    hook, stopped = sys.excepthook, False
     try:
         yield
     except SystemExit:  # as Ray answers SIGTERM
-        raise Terminated from None
+        stopped = True
     finally:
         sys.excepthook = hook
-        for number, handler in handlers.items():
-            with contextlib.suppress(ValueError):  # not the main thread: Ray set none
+        if threading.current_thread() is threading.main_thread():  # in others, Ray sets none
+            for number, handler in handlers.items():
                 signal.signal(number, handler)
+    if stopped:
+        signal.raise_signal(signal.SIGTERM)
+        raise Terminated  # nobody here heeds it
 
 
 def task_options(

@@ -21,7 +21,15 @@ from ferkd_pipeline.executors import phases, ray_cluster, ray_tasks
 from ferkd_pipeline.executors.overview import News, Overview
 from ferkd_pipeline.executors.phases import Prepared, Shards, Todo
 from ferkd_pipeline.executors.ray_tasks import Call, Home, Returned
-from ferkd_pipeline.executors.schedule import WAIT_SECONDS, Answer, Done, Lost, Schedule
+from ferkd_pipeline.executors.schedule import (
+    NOTHING_YET,
+    QUIET_SECONDS,
+    WAIT_SECONDS,
+    Answer,
+    Done,
+    Lost,
+    Schedule,
+)
 from ferkd_pipeline.failures import Failure, error_of
 from ferkd_pipeline.params import Params
 from ferkd_pipeline.whole.common import layout_of
@@ -182,9 +190,16 @@ class RayPool:
         for attempt in range(_MAX_PHASE_LOST):
             handle = self._start(phase, label, _NO_SHARD, attempt)
             ended: list[tuple[object, Returned | Failure | Lost]] = []
+            quiet_until: float | None = time.monotonic() + QUIET_SECONDS
             while not ended:
                 ended = self._ended([handle], WAIT_SECONDS)
-                overview.hear(self.news())
+                news = self.news()
+                overview.hear(news)
+                if news:
+                    quiet_until = None
+                elif quiet_until is not None and time.monotonic() > quiet_until:
+                    quiet_until = None
+                    overview.note(NOTHING_YET)
             answer = ended[0][1]
             if isinstance(answer, Returned):
                 return answer.value

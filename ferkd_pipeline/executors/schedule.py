@@ -26,6 +26,7 @@ WAIT_SECONDS = 0.5
 """Between two looks at the news."""
 QUIET_SECONDS = 30.0
 """So long nothing may begin before people are told that the cluster is busy."""
+NOTHING_YET = "nothing has begun yet: the cluster has no room, or is starting"
 MOST_AT_ONCE = 1000
 """Tasks that the cluster is given at a time; it starts as many as it has room for."""
 
@@ -104,7 +105,7 @@ class Schedule:
                 silent_since = None
             elif silent_since is not None and self.clock() - silent_since > QUIET_SECONDS:
                 silent_since = None
-                self.overview.note("nothing has begun yet: the cluster has no room, or is starting")
+                self.overview.note(NOTHING_YET)
         if self._failures:
             raise error_of(self._failures)
         return self._outcomes

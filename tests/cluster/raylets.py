@@ -1,8 +1,8 @@
 """A Ray cluster of two nodes on one machine, for tests: `python raylets.py`.
 
-Prints its address, then takes commands on stdin: `remove` takes the second node away, without a
-word to it. Ends with its input. It is a process of its own so that Ray's threads are not in that of
-the tests, which forks.
+Prints its address and the process of each node, then takes commands on stdin: `remove` takes the
+second node away, without a word to it. Ends with its input. It is a process of its own so that
+Ray's threads are not in that of the tests, which forks.
 """
 
 import os
@@ -19,9 +19,11 @@ def main() -> None:
     from ray.cluster_utils import Cluster
 
     cluster = Cluster(initialize_head=True, head_node_args={**_SMALL, "include_dashboard": False})
-    second = cluster.add_node(**_SMALL)
+    first, second = cluster.head_node, cluster.add_node(**_SMALL)
+    assert first is not None
     try:
-        print(cluster.address, flush=True)
+        raylets = [node.all_processes["raylet"][0].process.pid for node in (first, second)]
+        print(cluster.address, *raylets, flush=True)
         for line in sys.stdin:
             if line.strip() == "remove":
                 cluster.remove_node(second, allow_graceful=False)

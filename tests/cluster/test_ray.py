@@ -29,6 +29,8 @@ class Nodes:
 
     process: subprocess.Popen[str]
     address: str
+    raylets: tuple[int, int]
+    """Their processes, which start those of tasks."""
 
     def remove_second(self) -> None:
         assert self.process.stdin is not None and self.process.stdout is not None
@@ -54,7 +56,8 @@ def nodes() -> Iterator[Nodes]:
     with process:
         assert process.stdout is not None and process.stdin is not None
         try:
-            yield Nodes(process, process.stdout.readline().strip())
+            address, first, second = process.stdout.readline().split()
+            yield Nodes(process, address, (int(first), int(second)))
         finally:
             process.stdin.close()
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -94,7 +97,7 @@ def test_an_error_of_one_shard_leaves_the_others_whole(own: Project, nodes: Node
 def test_stopped_it_leaves_nothing_behind(own: Project, nodes: Nodes) -> None:
     before = own.tree()
     shutil.rmtree("labels/crops")
-    watching.slow_down("crops", 0.3)
+    watching.hold("crops/part-")
     process = nodes.stage("sample")
     locks = [own.layout.lock("crops", part_name(shard)) for shard in range(3)]
     leases = [path.with_suffix(".lease") for path in locks]
@@ -109,30 +112,34 @@ def test_stopped_it_leaves_nothing_behind(own: Project, nodes: Nodes) -> None:
         "rest up again\n"
     )
     watching.wait_for(lambda: all(map(is_free, locks)), "the end of the tasks")
-    Path("slow").unlink()
+    watching.go_on()
     own.run("sample")
     assert own.tree() == before
 
 
 def test_what_is_lost_is_made_again_elsewhere(own: Project, nodes: Nodes) -> None:
-    """The last test of these: it takes a node away."""
+    """The last test of these two nodes: it takes one away."""
     before = own.tree()
     forget_predictions()
     watching.watch()
-    watching.slow_down("journal", 0.5)
+    watching.hold("journal")
     process = nodes.stage("infer")
-    watching.wait_for(lambda: len(watching.blocks()) >= 2, "blocks")
-    os.kill(watching.blocks()[0][0], signal.SIGKILL)
-    seen = {pid for pid, _, _ in watching.blocks()}
-    watching.wait_for(lambda: {p for p, _, _ in watching.blocks()} - seen, "another worker")
+    watching.wait_for(lambda: len(watching.blocks()) == 2, "a block of each node")
+    by_node = {block.parent: block.pid for block in watching.blocks()}
+    first, second = nodes.raylets
+    assert set(by_node) == {first, second}
+    os.kill(by_node[first], signal.SIGKILL)
+    crashed = "its worker was lost (WorkerCrashedError: its process ended); it is tried again"
+    watching.wait_for(lambda: crashed in watching.said(), "the loss of a worker")
     nodes.remove_second()
+    gone = "its worker was lost (its node is gone); it is tried again"
+    watching.wait_for(lambda: gone in watching.said(), "the loss of a node")
+    watching.go_on()
     code, out, err = watching.ended(process)
     assert code == 0, err
     assert own.tree() == before
     assert watching.every_block_was_made_once()
-    assert len({pid for pid, _, _ in watching.blocks()}) >= 3
-    assert "its worker was lost (WorkerCrashedError: its process ended); it is tried again" in err
-    assert "its worker was lost (its node is gone); it is tried again" in err
+    assert len({block.pid for block in watching.blocks()}) == 3
     assert "infer on 2 Ray nodes: 3 shards: 100 crops in " in err
     assert "raylet" not in out + err
     assert out.splitlines()[-1] == "infer: 3 shards done"

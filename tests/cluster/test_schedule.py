@@ -195,10 +195,10 @@ def test_another_attempt_counts_what_is_kept() -> None:
     shown, told = overview(40, 60)
     shown.hear([begun(0, 40), News(0, 0, Advanced(25))])
     shown.again(0, 1)
-    shown.hear([News(0, 0, Advanced(5))])  # late, of the process that is no more
-    assert told.done == 25
     shown.hear([begun(0, 20, attempt=1)])
     assert (told.done, told.total) == (20, 100)
+    shown.hear([News(0, 0, Advanced(5))])  # late, of the process that is no more
+    assert told.done == 20
     shown.hear([News(0, 1, Advanced(20))])
     assert told.done == 40
 

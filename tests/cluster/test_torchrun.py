@@ -31,7 +31,7 @@ def test_each_process_takes_its_share(own: Project) -> None:
     assert done.returncode == 0, done.stderr
     assert own.tree() == before  # the manifest too: the last one writes it
     assert watching.every_block_was_made_once()
-    assert len({pid for pid, _, _ in watching.blocks()}) == 2
+    assert len({block.pid for block in watching.blocks()}) == 2
     takes = "takes its share, as --shard auto does: shards"
     assert f"infer: process 0 (from 0 on) of 2 {takes} 0, 2\n" in done.stderr
     assert f"infer: process 1 (from 0 on) of 2 {takes} 1\n" in done.stderr

@@ -6,6 +6,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -22,25 +23,31 @@ def environment(**variables: str) -> dict[str, str]:
 
 
 def start(*arguments: str, variables: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
-    """Start a command of ours in the current folder."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "ferkd_pipeline", *arguments],
-        env=environment(**(variables or {})),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    """Start a command of ours in the current folder; what it says on stderr is in `said`."""
+    with Path("said").open("w") as said:
+        return subprocess.Popen(
+            [sys.executable, "-m", "ferkd_pipeline", *arguments],
+            env=environment(**(variables or {})),
+            stdout=subprocess.PIPE,
+            stderr=said,
+            text=True,
+        )
+
+
+def said() -> str:
+    """What the command that was started last has said on stderr so far."""
+    return Path("said").read_text()
 
 
 def ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:
     """Wait for a command: its exit code, stdout and stderr."""
     try:
-        out, err = process.communicate(timeout=PATIENCE)
+        out, _ = process.communicate(timeout=PATIENCE)
     except subprocess.TimeoutExpired:
         process.kill()
-        out, err = process.communicate()
-        raise AssertionError(f"the command does not end: {out}{err}") from None
-    return process.returncode, out, err
+        out, _ = process.communicate()
+        raise AssertionError(f"the command does not end: {out}{said()}") from None
+    return process.returncode, out, said()
 
 
 def run(*arguments: str, variables: Mapping[str, str] | None = None) -> tuple[int, str, str]:
@@ -53,26 +60,44 @@ def watch() -> None:
     Path("blocks").touch()
 
 
-def slow_down(word: str, seconds: float) -> None:
-    """Have files with a word in their path take so long to appear, in the current folder."""
-    Path("slow").write_text(f"{word} {seconds}")
+def hold(word: str) -> None:
+    """Have processes stop after a file with this word in its path, in the current folder."""
+    Path("held").write_text(word)
 
 
-def blocks() -> list[tuple[int, str, str]]:
-    """Blocks that were finished: process, shard key and name of the block."""
+def go_on() -> None:
+    """Have them go on."""
+    Path("held").unlink()
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A block of predictions that was finished."""
+
+    pid: int
+    """Of the process that made it."""
+    parent: int
+    """Of the process that started that one."""
+    key: str
+    """Of the shard."""
+    name: str
+
+
+def blocks() -> list[Block]:
+    """Blocks that were finished, in the order of time."""
     lines = [line.split() for line in Path("blocks").read_text().splitlines()]
-    return [(int(pid), key, name) for pid, key, name in lines]
+    return [Block(int(pid), int(parent), key, name) for pid, parent, key, name in lines]
 
 
 def every_block_was_made_once() -> bool:
     """Whether no image was labelled twice, and every one was."""
-    counts = Counter((key, name) for _, key, name in blocks())
+    counts = Counter((block.key, block.name) for block in blocks())
     return len(counts) == NUM_BLOCKS and set(counts.values()) == {1}
 
 
-def wait_for(condition: Callable[[], object], what: str) -> None:
-    """Wait until something is so."""
+def wait_for(condition: Callable[[], object], what: str, every: float = 0.02) -> None:
+    """Wait until something is so, looking every so many seconds."""
     end = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < end, f"waited in vain for {what}"
-        time.sleep(0.02)
+        time.sleep(every)

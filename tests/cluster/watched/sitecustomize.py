@@ -1,16 +1,16 @@
 """On PYTHONPATH of commands that tests watch, in whatever process of a cluster they run.
 
 Where the current folder has a file `blocks`, every block of predictions that is finished is written
-into it: process, shard key and block. Where it has a file `slow`, files with a word of it in their
-path take so many seconds to appear, as it says.
+into it: process, its parent, shard key and block. Where it has a file `held`, whoever has made a
+file with that word in its path goes no further until `held` is gone.
 """
 
-import contextlib
 import os
 import time
 from typing import Any
 
 _replace = os.replace
+_PATIENCE = 60.0
 
 
 def _watched(source: Any, target: Any, **options: Any) -> None:
@@ -18,11 +18,19 @@ def _watched(source: Any, target: Any, **options: Any) -> None:
     parts = os.fspath(target).split("/")
     if len(parts) > 2 and parts[-2] == "journal" and os.path.exists("blocks"):
         with open("blocks", "a") as file:
-            file.write(f"{os.getpid()} {parts[-3]} {parts[-1]}\n")
-    with contextlib.suppress(FileNotFoundError), open("slow") as file:
-        word, seconds = file.read().split()
-        if word in os.fspath(target):
-            time.sleep(float(seconds))
+            file.write(f"{os.getpid()} {os.getppid()} {parts[-3]} {parts[-1]}\n")
+    end = time.monotonic() + _PATIENCE
+    while _holds(os.fspath(target)) and time.monotonic() < end:
+        time.sleep(0.02)
+
+
+def _holds(target: str) -> bool:
+    try:
+        with open("held") as file:
+            word = file.read()
+    except FileNotFoundError:
+        return False
+    return bool(word) and word in target
 
 
 setattr(os, "replace", _watched)  # noqa: B010
