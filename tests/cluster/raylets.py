@@ -29,7 +29,7 @@ def main() -> None:
                 cluster.remove_node(second, allow_graceful=False)
                 print("removed", flush=True)
     finally:
-        cluster.shutdown()  # type: ignore[no-untyped-call]
+        cluster.shutdown()
 
 
 if __name__ == "__main__":
