@@ -19,7 +19,7 @@ from typing import Any
 
 from ferkd_pipeline.params import Params
 from stages.shared.stopping import Terminated
-from store.errors import ParamsError, RetryError
+from store.errors import FerkdError, ParamsError, RetryError
 
 INSTALL = "pip install 'ferkd-pipeline[ray]'"
 _QUIET = {
@@ -58,7 +58,8 @@ def connected(address: str | None) -> Iterator[ModuleType]:
 
     Raises:
         ParamsError: Ray is not installed, or this is no address.
-        RetryError: no cluster answers there, or it did not start.
+        RetryError: no cluster answers there.
+        FerkdError: the one of this machine did not start.
     """
     ray = load()
     wanted = address or os.environ.get("RAY_ADDRESS") or _started_here() or "local"
@@ -73,7 +74,8 @@ def connected(address: str | None) -> Iterator[ModuleType]:
                 ray.init(address=wanted, **options)
         except (ConnectionError, ValueError, RuntimeError, OSError) as error:
             first = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise RetryError(f"no connection to a Ray cluster ({wanted}): {first}") from error
+            kind = FerkdError if wanted == "local" else RetryError
+            raise kind(f"no connection to a Ray cluster ({wanted}): {first}") from error
         try:
             yield ray
         finally:

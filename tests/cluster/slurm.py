@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -73,6 +74,14 @@ class Slurm:
         assert done.returncode == 0 or may_fail, f"{program}: {done.stderr}"
         return done.stdout
 
+    def end_jobs(self) -> None:
+        """End what still runs: its processes would outlive the cluster."""
+        self.run("scancel", "--user=root", may_fail=True)
+        for _ in range(50):
+            if not self.run("squeue", "--noheader", may_fail=True).strip():
+                return
+            time.sleep(0.2)
+
     def state(self, job: str) -> str:
         """State of a job or of a task of an array, such as COMPLETED."""
         found = re.search(r"JobState=(\w+)", self.run("scontrol", "show", "job", job))
@@ -117,7 +126,11 @@ def running(folder: Path) -> Iterator[Slurm]:
             with (folder / f"{Path(command[0]).name}.log").open("wb") as log:
                 environment = {**os.environ, **variables}
                 started.append(subprocess.Popen(command, env=environment, stdout=log, stderr=log))
-        yield Slurm(root / "usr" / "bin", variables)
+        cluster = Slurm(root / "usr" / "bin", variables)
+        try:
+            yield cluster
+        finally:
+            cluster.end_jobs()
     finally:
         for process in reversed(started):
             process.terminate()

@@ -13,7 +13,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 WATCHED = Path(__file__).resolve().parent / "watched"
 NUM_BLOCKS = 9
 """Of the three shards of `tests.world`."""
-PATIENCE = 60.0
+PATIENCE = 120.0
 
 
 def environment(**variables: str) -> dict[str, str]:

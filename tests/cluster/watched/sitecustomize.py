@@ -11,7 +11,7 @@ import time
 from typing import Any
 
 _replace = os.replace
-_PATIENCE = 60.0
+_PATIENCE = 120.0
 
 
 def _watched(source: Any, target: Any, **options: Any) -> None:
