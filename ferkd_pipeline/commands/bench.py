@@ -34,8 +34,8 @@ _MUCH_WAITING = 0.1
 _EXAMPLES = """
 \b
 Examples:
-  ferkd-pipeline bench infer                  half a minute of the first shard
-  ferkd-pipeline bench infer --json           for scripts: crops/s, seconds by part, bytes a crop
+  ferkd-pipeline bench infer           half a minute of the first shard
+  ferkd-pipeline bench infer --json    crops/s, seconds by part, bytes a crop
 """
 
 

@@ -23,10 +23,9 @@ from stages.infer.feed import Batch, CropFeed, CropList, Crops, PixelKey, pixel_
 from stages.infer.inputs import Inputs
 from stages.infer.projection import HIGHEST, KeptProjection
 from stages.infer.teachers import Teacher, averaged
+from stages.shared.devices import AUTOCAST
 from stages.shared.pixels import normalise
 from store.errors import DataError, ShardError
-
-_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 _AHEAD = 2
 """Batches that a GPU has been given while the CPU waits for the one before."""
@@ -35,7 +34,7 @@ _AHEAD = 2
 @contextmanager
 def precisely(config: Config, device: torch.device) -> Iterator[None]:
     """Forward in `infer.precision`: float32 is no TF32, which convolutions of a GPU would take."""
-    dtype = _AUTOCAST.get(config.precision)
+    dtype = AUTOCAST.get(config.precision)
     with (
         torch.backends.cudnn.flags(enabled=True, allow_tf32=dtype is not None),
         torch.autocast(device.type, dtype=dtype, enabled=dtype is not None),

@@ -5,6 +5,9 @@ import torch
 from stages.shared import processes
 from store.errors import ParamsError
 
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+"""Types of mixed precision by their names in params.yaml; float32 is none of them."""
+
 
 def choose(name: str, key: str) -> torch.device:
     """Return the device that `auto`, `cpu` or `cuda` stands for here.

@@ -13,7 +13,6 @@ from stages.shared import devices, models
 from stages.shared.model_config import PixelSpec
 from stages.train.config import Config
 
-_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _FIRST = 4
 _WARM_UP = 2
 _SHORT = 0.3
@@ -72,7 +71,7 @@ def _seconds_a_step(
     pixels = torch.randn((size, 3, *spec.size), device=device)
     pixels = pixels.contiguous(memory_format=torch.channels_last)
     labels = torch.full((size, num_classes), 1 / num_classes, device=device)
-    dtype = _AUTOCAST.get(config.precision)
+    dtype = devices.AUTOCAST.get(config.precision)
     times = []
     for _ in range(_WARM_UP + 1):
         began = time.perf_counter()

@@ -3,8 +3,6 @@
 import json
 import re
 import shutil
-import subprocess
-import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -40,24 +38,6 @@ def test_the_options_are_frozen() -> None:
     assert options == {
         *("names", "--try", "--all", "--page", "--images", "--seed", "--params", "--json"),
     }
-
-
-def test_help_is_quick_and_narrow(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("--help") == 0
-    assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
-    code = (
-        "import sys; from ferkd_pipeline.cli import main; main(['calibrate', 'preview', '--help']);"
-        "heavy = {'torch', 'pyarrow', 'pydantic', 'numpy', 'rich', 'yaml', 'matplotlib'};"
-        "print(sorted(heavy & set(sys.modules)), file=sys.stderr)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=Path(__file__).parents[2],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert done.stderr == "[]\n"
 
 
 def test_the_command_is_one_call(shared: Project, monkeypatch: pytest.MonkeyPatch) -> None:

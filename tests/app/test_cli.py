@@ -219,3 +219,24 @@ def test_waiting_threads_spin_briefly_unless_told_otherwise(
     monkeypatch.delenv("GOMP_SPINCOUNT")
     assert cli.main(["--version"]) == 0
     assert os.environ["GOMP_SPINCOUNT"] == "10000"
+
+
+@pytest.mark.parametrize(
+    "words", [["calibrate", "preview"], ["teacher", "check"], ["plan"], ["bench", "infer"]]
+)
+def test_help_is_quick_and_narrow(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([*words, "--help"]) == 0
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
+    code = (
+        f"import sys; from ferkd_pipeline.cli import main; main({[*words, '--help']!r});"
+        "heavy = {'torch', 'pyarrow', 'pydantic', 'numpy', 'rich', 'yaml', 'timm', 'matplotlib'};"
+        "print(sorted(heavy & set(sys.modules)), file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stderr == "[]\n"

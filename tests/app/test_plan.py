@@ -3,8 +3,6 @@
 import json
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -45,24 +43,6 @@ def run(capsys: pytest.CaptureFixture[str], *given: str) -> tuple[int, str, str]
 def test_the_options_are_frozen() -> None:
     options = {option for each in command.params for option in each.opts}
     assert options == {"--seconds", "--gpus", "--no-train", "--params", "--json"}
-
-
-def test_help_is_quick_and_narrow(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["plan", "--help"]) == 0
-    assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
-    code = (
-        "import sys; from ferkd_pipeline.cli import main; main(['plan', '--help']);"
-        "heavy = {'torch', 'pyarrow', 'pydantic', 'numpy', 'rich', 'yaml', 'timm'};"
-        "print(sorted(heavy & set(sys.modules)), file=sys.stderr)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=Path(__file__).parents[2],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert done.stderr == "[]\n"
 
 
 def test_the_command_is_one_call(shared: Project, monkeypatch: pytest.MonkeyPatch) -> None:

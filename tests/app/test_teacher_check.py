@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -63,24 +62,6 @@ def test_the_options_are_frozen() -> None:
     options = {option for each in teacher.commands["check"].params for option in each.opts}
     assert options == {"--images", "--limit", "--params", "--json"}
     assert list(teacher.commands) == ["check"]
-
-
-def test_help_is_quick_and_narrow(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["teacher", "check", "--help"]) == 0
-    assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
-    code = (
-        "import sys; from ferkd_pipeline.cli import main; main(['teacher', 'check', '--help']);"
-        "heavy = {'torch', 'pyarrow', 'pydantic', 'numpy', 'rich', 'yaml', 'timm'};"
-        "print(sorted(heavy & set(sys.modules)), file=sys.stderr)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=Path(__file__).parents[2],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert done.stderr == "[]\n"
 
 
 def test_the_command_is_one_call(painted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
